@@ -1,0 +1,181 @@
+"""Linux calls that Python's ``os`` lacks: openat2, renameat2, syncfs, FICLONE, mount.
+
+The only ctypes and fcntl in the tree.  Every function raises OSError with the call's errno.
+It knows nothing of layers, views or sessions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+_FICLONE = 0x40049409
+_SYS_OPENAT2 = 437
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def _check(result: int, path: bytes | str | None = None) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+    return result
+
+
+def openat2(dir_fd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """openat2(2); the descriptor is close-on-exec.  ``resolve`` takes the RESOLVE_* bits."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    while True:
+        result = _libc.syscall(
+            ctypes.c_long(_SYS_OPENAT2),
+            ctypes.c_int(dir_fd),
+            ctypes.c_char_p(path),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        if result < 0 and ctypes.get_errno() in (errno.EINTR, errno.EAGAIN):
+            continue  # EAGAIN: a rename raced with the resolution (man openat2)
+        return int(_check(result, path))
+
+
+def open_beneath(dir_fd: int, path: bytes, flags: int, mode: int = 0) -> int:
+    """Open ``path`` below ``dir_fd``: no symlink, magic link or ``..`` is ever followed."""
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+    return openat2(dir_fd, path or b".", flags | os.O_NOFOLLOW, mode, resolve)
+
+
+def open_dir_beneath(dir_fd: int, path: bytes) -> int:
+    """An O_PATH descriptor of the directory ``path`` below ``dir_fd``, of any depth.
+
+    Paths beyond PATH_MAX are walked in pieces.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY
+    if len(path) < 4000:
+        return open_beneath(dir_fd, path, flags)
+    here = os.dup(dir_fd)
+    try:
+        for piece in _pieces(path):
+            deeper = open_beneath(here, piece, flags)
+            os.close(here)
+            here = deeper
+    except BaseException:
+        os.close(here)
+        raise
+    return here
+
+
+def _pieces(path: bytes) -> list[bytes]:
+    pieces: list[bytes] = []
+    current = b""
+    for name in path.split(b"/"):
+        if current and len(current) + len(name) > 3000:
+            pieces.append(current)
+            current = b""
+        current = current + b"/" + name if current else name
+    return [*pieces, current]
+
+
+def renameat2(old_dir: int, old: bytes, new_dir: int, new: bytes, flags: int = 0) -> None:
+    """renameat2(2) with the RENAME_* bits."""
+    _check(_libc.renameat2(old_dir, old, new_dir, new, ctypes.c_uint(flags)), old)
+
+
+def linkat_fd(fd: int, new_dir: int, new: bytes) -> None:
+    """Give the inode behind ``fd`` (O_TMPFILE or O_PATH) a name, through /proc/self/fd."""
+    os.link(f"/proc/self/fd/{fd}".encode(), new, dst_dir_fd=new_dir, follow_symlinks=True)
+
+
+def syncfs(fd: int) -> None:
+    """Write back the whole file system that ``fd`` lies on."""
+    _check(_libc.syncfs(fd))
+
+
+def ficlone(dst_fd: int, src_fd: int) -> None:
+    """Make ``dst_fd`` share all data of ``src_fd`` (reflink)."""
+    fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+
+
+def lock_exclusive(fd: int, *, wait: bool) -> bool:
+    """flock ``fd`` exclusively; False if somebody else holds it and ``wait`` is false."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None) -> None:
+    """mount(2)."""
+    _check(
+        _libc.mount(
+            source.encode(),
+            os.fsencode(target),
+            fstype.encode() if fstype else None,
+            ctypes.c_ulong(flags),
+            data.encode() if data else None,
+        ),
+        target,
+    )
+
+
+def umount(target: str | bytes, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def no_new_privs() -> None:
+    """prctl(PR_SET_NO_NEW_PRIVS)."""
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def drop_bounding_set() -> None:
+    """Remove every capability from the bounding set (needs CAP_SETPCAP)."""
+    for cap in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, cap, 0, 0, 0) < 0:
+            break
+
+
+def not_dumpable() -> None:
+    """No core dump, and no ptrace or /proc/PID access by others of the same uid."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
+
+
+def die_with_parent(signal: int) -> None:
+    """Ask for ``signal`` when the parent thread ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))

@@ -1,0 +1,146 @@
+"""The origins log: what the base looked like when the session first changed it.
+
+Append-only, one record a change, each with a checksum; a torn last record (power loss) is
+ignored, for what it announced was not yet in place.  A record is written *before* the upper
+entry it speaks of is renamed into place.  It lies in the layer's subvolume, so a snapshot takes
+it along, and so upper inode numbers (which btrfs keeps over snapshots and never reuses) are
+stable keys.
+
+Records:
+
+* COPY: upper inode ``upper_ino`` was copied up from base path ``path`` with ``identity``
+  (directories too: a merged upper directory has one);
+* HIDE: base entry ``path`` with ``identity`` was deleted, renamed away or replaced;
+* ALIAS: base path ``path``, another name of the several-named base file that ``upper_ino`` is
+  the copy of, now has an upper entry or a whiteout of its own;
+* MODE: ``identity.mode`` is the true mode of ``upper_ino`` while its bits on disk are widened
+  for a moment (owner access to a read-only directory); ``identity.mode`` 0 ends it;
+* TIMES: the times of ``upper_ino`` were set by the user (utimensat with a given time);
+* OWNER: the view shows ``identity.uid/gid`` for ``upper_ino`` though the disk could not be told.
+
+The *first* record of a path says what the session saw; later ones of the same path only add
+upper inodes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    COPY = 1
+    HIDE = 2
+    ALIAS = 3
+    MODE = 4
+    TIMES = 5
+    OWNER = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A base entry as it was.  ``dev`` is 0 on the root's own device (numbers of anonymous
+    devices change over a reboot), else the device number."""
+
+    dev: int
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, st: os.stat_result, root_dev: int) -> Identity:
+        """The identity of ``st``, whose root directory lies on device ``root_dev``."""
+        return cls(
+            0 if st.st_dev == root_dev else st.st_dev,
+            st.st_ino,
+            st.st_mode,
+            st.st_nlink,
+            st.st_uid,
+            st.st_gid,
+            st.st_rdev,
+            st.st_size,
+            st.st_mtime_ns,
+            st.st_ctime_ns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    kind: Kind
+    root: int
+    """The root's index in the session."""
+    step: int
+    """The step that did it; 0 outside any step."""
+    upper_ino: int
+    path: bytes
+    """In the base, relative to the root, no leading slash; b"" is the root itself."""
+    identity: Identity
+
+
+NOTHING = Identity(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+_HEAD = struct.Struct("<4sII")  # magic, length of the body, its CRC-32
+_BODY = struct.Struct("<BxHIQQQIIIIQQqq")
+_MAGIC = b"gxo1"
+
+
+def encode(record: Record) -> bytes:
+    """One record, ready to append."""
+    i = record.identity
+    body = (
+        _BODY.pack(
+            record.kind,
+            record.root,
+            record.step,
+            record.upper_ino,
+            i.dev,
+            i.ino,
+            i.mode,
+            i.nlink,
+            i.uid,
+            i.gid,
+            i.rdev,
+            i.size,
+            i.mtime_ns,
+            i.ctime_ns,
+        )
+        + record.path
+    )
+    return _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+
+
+def decode(data: bytes) -> Iterator[Record]:
+    """The records of a log, in order; stops at the first damaged one (a torn end)."""
+    at = 0
+    while at + _HEAD.size <= len(data):
+        magic, length, crc = _HEAD.unpack_from(data, at)
+        body = data[at + _HEAD.size : at + _HEAD.size + length]
+        if magic != _MAGIC or len(body) != length or length < _BODY.size:
+            return
+        if zlib.crc32(body) != crc:
+            return
+        kind, root, step, upper_ino, *rest = _BODY.unpack_from(body)
+        yield Record(Kind(kind), root, step, upper_ino, body[_BODY.size :], Identity(*rest))
+        at += _HEAD.size + length
+
+
+def load(layer_fd: int, name: bytes) -> tuple[list[Record], int]:
+    """All records of the log ``name`` in ``layer_fd``, and the length that was good in bytes."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer_fd)
+    except FileNotFoundError:
+        return [], 0
+    with os.fdopen(fd, "rb") as log:
+        data = log.read()
+    records = list(decode(data))
+    return records, sum(_HEAD.size + _BODY.size + len(record.path) for record in records)

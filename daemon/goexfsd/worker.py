@@ -1,0 +1,203 @@
+"""Worker processes: forked from a warm fork server, they become the owner, then do one thing.
+
+``start_worker(entry, spec)`` runs ``entry(worker)`` in a process of its own that
+
+1. (still root) opens the layer directories named in the spec and runs ``entry.prepare`` if the
+   entry needs root for one thing more (the view mounts FUSE there);
+2. becomes the owner for good: groups, gid, uid, bounding set, no_new_privs, not dumpable;
+3. (the owner) opens the roots, checking that they are still the directories they were;
+4. calls the entry with all that in a ``Worker``.
+
+The daemon holds the other end of ``conn``; when that closes, the worker ends.  Modules that a
+worker may need are in ``PRELOAD``: after step 2 nothing more can be imported from an
+installation that only root may read.
+
+It knows nothing of what the entries do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any, Protocol
+
+from goexfs.errors import Denied, GoexfsError, Internal, NotFound
+from goexfs.names import display
+
+from goexfsd import kernel
+
+PRELOAD = [
+    "encodings.idna",
+    "goexfsd.view.worker",
+    "goexfsd.commit.jobs",
+    "goexfsd.layer.jobs",
+    "multiprocessing.reduction",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose credentials the worker takes."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One root of a session: index in the session, name in the view, real path, and the
+    (st_ino) it had at open; 0 = not yet known."""
+
+    index: int
+    name: str
+    path: str
+    ino: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What a worker needs, picklable.
+
+    ``layers`` maps a label ("live", "from", "to", "source", "before") to a directory in the
+    store that root opens before the drop; ``options`` is the entry's own.
+    """
+
+    owner: Owner
+    roots: tuple[Root, ...]
+    layers: dict[str, str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Entry(Protocol):
+    """What a worker runs; must be importable (a module-level function)."""
+
+    def __call__(self, worker: Worker) -> None: ...
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker's world, after the drop."""
+
+    spec: WorkerSpec
+    conn: Connection
+    layer_fds: dict[str, int]
+    """O_RDONLY|O_DIRECTORY descriptors of ``spec.layers``."""
+    root_fds: list[int]
+    """O_PATH|O_DIRECTORY descriptors of the roots, by index."""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """One message to the daemon (pickled; only dicts of plain values)."""
+        self.conn.send(message)
+
+
+def context() -> ForkServerContext:
+    """The fork server's context, with everything preloaded.
+
+    Call once, from the daemon's main thread, before any worker starts.
+    """
+    ctx = multiprocessing.get_context("forkserver")
+    ctx.set_forkserver_preload(PRELOAD)
+    return ctx
+
+
+def start_worker(
+    ctx: ForkServerContext,
+    entry: Callable[[Worker], None],
+    spec: WorkerSpec,
+    *,
+    prepare: Callable[[WorkerSpec], None] | None = None,
+) -> tuple[ForkServerProcess, Connection]:
+    """Start a worker; returns the process and the daemon's end of its connection.
+
+    The first message is ``{"event": "up"}``, or ``{"event": "error", ...}`` (see
+    ``error_message``) if it could not start.  Blocks for some milliseconds.
+    """
+    ours, theirs = ctx.Pipe(duplex=True)
+    process = ctx.Process(target=_main, args=(theirs, entry, spec, prepare), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def error_message(error: BaseException) -> dict[str, Any]:
+    """The message that carries an error to the daemon; ``raise_error`` is its other half."""
+    if isinstance(error, GoexfsError):
+        return {"event": "error", "error": error.to_wire()}
+    text = "".join(traceback.format_exception(error))
+    bug = Internal(f"a worker failed: {type(error).__name__}: {error}")
+    return {"event": "error", "error": bug.to_wire(), "traceback": text}
+
+
+def _main(
+    conn: Connection,
+    entry: Callable[[Worker], None],
+    spec: WorkerSpec,
+    prepare: Callable[[WorkerSpec], None] | None,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.umask(0)
+    try:
+        layer_fds = {
+            label: os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            for label, path in spec.layers.items()
+        }
+        if prepare is not None:
+            prepare(spec)
+        become(spec.owner)
+        root_fds = [open_root(root) for root in spec.roots]
+        worker = Worker(spec, conn, layer_fds, root_fds)
+        worker.send({"event": "up"})
+        entry(worker)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            conn.send(error_message(error))
+        if not isinstance(error, GoexfsError):
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    conn.close()
+    os._exit(0)  # no atexit handlers of the fork server's
+
+
+def become(owner: Owner) -> None:
+    """Take the owner's credentials for good.  A session of root keeps root's."""
+    kernel.no_new_privs()
+    if owner.uid != 0:
+        kernel.drop_bounding_set()
+        os.setgroups(owner.groups)
+        os.setresgid(owner.gid, owner.gid, owner.gid)
+        os.setresuid(owner.uid, owner.uid, owner.uid)
+    kernel.not_dumpable()
+
+
+def open_root(root: Root) -> int:
+    """The root's descriptor, opened as the owner; NotFound, Denied if it is not what it was."""
+    shown = display(root.path)
+    try:
+        fd = os.open(root.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(
+            f"{shown} is not a directory (any more)",
+            hint="name an existing directory; a session whose root vanished can be discarded",
+        ) from error
+    except PermissionError as error:
+        raise Denied(f"{shown} cannot be opened: permission denied") from error
+    except OSError as error:
+        raise NotFound(f"{shown} cannot be opened: {error.strerror}") from error
+    if root.ino and os.fstat(fd).st_ino != root.ino:
+        os.close(fd)
+        raise NotFound(
+            f"{shown} is not the directory it was when the session opened",
+            hint="put the original directory back, or discard the session",
+        )
+    return fd

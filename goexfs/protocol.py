@@ -1,0 +1,463 @@
+"""What goes over the socket: requests, replies and events as frozen pydantic models.
+
+JSON-RPC 2.0, one object a line, UTF-8, over a unix stream socket.  A request may not exceed
+``MAX_LINE`` bytes; a reply may.  Long work streams notifications to the connection that asked,
+each naming the ``request`` id it belongs to; a client sends ``input``, ``resize`` and ``signal``
+notifications back to a running script.  Unknown fields of a request are refused.
+
+Paths are text as ``goexfs.names.to_wire`` makes it.  Times are seconds since the epoch (float).
+Sizes are bytes.  No I/O happens here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROTOCOL_VERSION = 1
+MAX_LINE = 4 * 1024 * 1024
+
+Encoding = Literal["utf-8", "base64"]
+Kind = Literal["deleted", "created", "modified", "renamed", "retyped", "metadata"]
+FileType = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
+SessionState = Literal["opening", "open", "committing", "committed", "discarded", "failed"]
+
+
+class Model(BaseModel):
+    """Base of all wire models: frozen; requests refuse unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Reply(BaseModel):
+    """Base of results: a client of an older version ignores what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+# -- shared parts ---------------------------------------------------------------------------
+
+
+class RootInfo(Reply):
+    name: str
+    """The root's name in the view (its directory below the mountpoint when there are several)."""
+    path: str
+    """The real directory."""
+    view: str
+    """Where this root appears in the mounted view."""
+
+
+class SessionInfo(Reply):
+    session: str
+    name: str
+    mountpoint: str
+    roots: list[RootInfo]
+    state: SessionState
+    owner: int
+    """uid."""
+    created: float
+    running: list[int] = Field(default_factory=list)
+    """Steps running now."""
+    checkpoint: int = 0
+    """The checkpoint that the live layer descends from."""
+
+
+class Summary(Reply):
+    """How many changes of each kind."""
+
+    deleted: int = 0
+    created: int = 0
+    modified: int = 0
+    renamed: int = 0
+    retyped: int = 0
+    metadata: int = 0
+
+    @property
+    def total(self) -> int:
+        return (
+            self.deleted
+            + self.created
+            + self.modified
+            + self.renamed
+            + self.retyped
+            + self.metadata
+        )
+
+
+class Change(Reply):
+    """One difference between base and layer (or between two checkpoints)."""
+
+    kind: Kind
+    root: str
+    """The root's name."""
+    path: str
+    """Relative to the root; ``.`` is the root itself."""
+    type: FileType
+    """What it is now (what it was, for a deletion)."""
+    old_path: str | None = None
+    """Where it was, for a rename."""
+    old_type: FileType | None = None
+    """What it was, for a retype."""
+    aspects: list[Literal["content", "mode", "owner", "xattrs", "target", "device", "times"]] = (
+        Field(default_factory=list)
+    )
+    """What differs, for modified, metadata and renamed entries."""
+    mode: int | None = None
+    """Permission bits now (what they were, for a deletion)."""
+    old_mode: int | None = None
+    size: int | None = None
+    old_size: int | None = None
+    links: int = 1
+    """Names that the file has in the view: more than 1 means that they all show the change."""
+    warnings: list[str] = Field(default_factory=list)
+
+
+class ConflictInfo(Reply):
+    root: str
+    path: str
+    reason: Literal["changed", "replaced", "deleted", "created", "parent", "retyped", "blocked"]
+    detail: str
+    """One sentence: what happened in the base, and what the session wants."""
+
+
+class CheckpointInfo(Reply):
+    number: int
+    parent: int | None
+    step: int | None
+    """The step after which it was taken; None for one taken by hand and for the first."""
+    label: str | None
+    created: float
+
+
+class StepInfo(Reply):
+    number: int
+    command: list[str]
+    state: Literal["running", "done", "interrupted"]
+    status: int | None
+    """The script's exit status; 128 + n after signal n; 124 after the time limit."""
+    timed_out: bool
+    started: float
+    ended: float | None
+    checkpoint: int | None
+    """Taken after it."""
+    summary: Summary | None
+    """What it changed."""
+    stdout_bytes: int
+    stderr_bytes: int
+    truncated: bool
+
+
+class CommitInfo(Reply):
+    commit: str
+    session: str
+    message: str
+    created: float
+    applied: Summary
+    partial: bool
+
+
+# -- requests and their results -------------------------------------------------------------
+
+
+class Ping(Model):
+    pass
+
+
+class PingResult(Reply):
+    version: str
+    protocol: int
+    pid: int
+    uid: int
+    """The caller's, as the kernel reports it."""
+
+
+class Mount(Model):
+    roots: list[str] = Field(min_length=1, max_length=64)
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    at: str | None = None
+
+
+class Ls(Model):
+    all: bool = False
+    """Also those that ended; root: also other users'."""
+
+
+class LsResult(Reply):
+    sessions: list[SessionInfo]
+
+
+class Status(Model):
+    session: str | None = None
+    cwd: str | None = None
+    """Picks the one open session whose root or mountpoint holds it, when session is None."""
+
+
+class StatusResult(Reply):
+    session: SessionInfo
+    summary: Summary
+    checkpoints: int
+    steps: int
+    layer_bytes: int
+    """Exclusive to the live layer, as btrfs accounts it (rounded to its block size)."""
+
+
+class Pty(Model):
+    rows: int = Field(default=24, ge=1, le=10000)
+    cols: int = Field(default=80, ge=1, le=10000)
+    term: str = Field(default="xterm-256color", max_length=64)
+
+
+class Script(Model):
+    text: str
+    """UTF-8 text, or base64 when encoding says so."""
+    encoding: Encoding = "utf-8"
+    name: str = "script"
+    """The file's name: its suffix chooses the interpreter where there is no shebang."""
+
+
+class Run(Model):
+    session: str | None = None
+    cwd: str | None = None
+    """The caller's directory: picks the session, and the script starts there if a root holds it."""
+    command: list[str] = Field(default_factory=list)
+    """argv; with a script, the script's arguments."""
+    script: Script | None = None
+    timeout: float | None = Field(default=None, gt=0)
+    env: dict[str, str] = Field(default_factory=dict)
+    pty: Pty | None = None
+    stream: bool = True
+    """Output as ``output`` events; otherwise it comes with the result."""
+    stdin: bool = False
+    """The client will send ``input`` events; otherwise the script's stdin is empty."""
+    label: str | None = None
+
+
+class RunResult(Reply):
+    session: str
+    step: int
+    status: int
+    signal: int | None = None
+    timed_out: bool = False
+    duration: float
+    checkpoint: int | None
+    summary: Summary
+    stdout: str | None = None
+    """Only when not streamed: UTF-8 with replacement, at most the output limit."""
+    stderr: str | None = None
+    truncated: bool = False
+
+
+class Diff(Model):
+    session: str | None = None
+    cwd: str | None = None
+    paths: list[str] = Field(default_factory=list)
+    """Relative to a root, ``ROOTNAME/...`` when there are several, or absolute (real or view)."""
+    step: int | None = None
+    from_: int | None = Field(default=None, alias="from")
+    to: int | None = None
+    patch: bool = False
+    """Also stream the unified diff, as ``chunk`` events before the result."""
+
+
+class DiffResult(Reply):
+    session: str
+    from_: int | None = Field(default=None, alias="from")
+    """A checkpoint, or None for the base."""
+    to: int | None
+    """A checkpoint, or None for the live layer."""
+    changes: list[Change]
+    summary: Summary
+
+
+class Log(Model):
+    session: str | None = None
+    cwd: str | None = None
+
+
+class LogResult(Reply):
+    session: SessionInfo
+    checkpoints: list[CheckpointInfo]
+    steps: list[StepInfo]
+    commits: list[CommitInfo]
+
+
+class Output(Model):
+    """The kept output of a step."""
+
+    session: str | None = None
+    cwd: str | None = None
+    step: int
+
+
+class OutputResult(Reply):
+    stdout: str
+    stderr: str
+    truncated: bool
+
+
+class Checkpoint(Model):
+    session: str | None = None
+    cwd: str | None = None
+    label: str | None = Field(default=None, max_length=200)
+
+
+class Rewind(Model):
+    session: str | None = None
+    cwd: str | None = None
+    to: int
+
+
+class RewindResult(Reply):
+    session: str
+    checkpoint: int
+    saved: int | None
+    """A checkpoint made of what the live layer held and no checkpoint had yet."""
+
+
+class Commit(Model):
+    session: str | None = None
+    cwd: str | None = None
+    message: str = Field(default="", max_length=10_000)
+    paths: list[str] = Field(default_factory=list)
+    checkpoint: int | None = None
+    """Commit exactly this reviewed checkpoint; refused if the live layer has moved on."""
+
+
+class CommitResult(Reply):
+    commit: str | None
+    """None when there was nothing to commit."""
+    session: str
+    applied: Summary
+    conflicts: list[ConflictInfo] = Field(default_factory=list)
+    remaining: Summary
+    """What is left in the session (after a partial commit)."""
+    closed: bool
+
+
+class Discard(Model):
+    session: str | None = None
+    cwd: str | None = None
+
+
+class DiscardResult(Reply):
+    session: str
+    discarded: Summary
+
+
+class Doctor(Model):
+    pass
+
+
+class Check(Reply):
+    name: str
+    ok: bool
+    detail: str
+    fix: str | None = None
+    """The command that mends it."""
+    required: bool = True
+
+
+class DoctorResult(Reply):
+    ok: bool
+    checks: list[Check]
+
+
+METHODS: dict[str, tuple[type[Model], type[Reply]]] = {
+    "ping": (Ping, PingResult),
+    "mount": (Mount, SessionInfo),
+    "ls": (Ls, LsResult),
+    "status": (Status, StatusResult),
+    "run": (Run, RunResult),
+    "diff": (Diff, DiffResult),
+    "log": (Log, LogResult),
+    "output": (Output, OutputResult),
+    "checkpoint": (Checkpoint, CheckpointInfo),
+    "rewind": (Rewind, RewindResult),
+    "commit": (Commit, CommitResult),
+    "discard": (Discard, DiscardResult),
+    "doctor": (Doctor, DoctorResult),
+}
+"""Every method: its parameters and its result."""
+
+
+# -- notifications, daemon to client: {"method": ..., "params": {"request": id, ...}} ----------
+
+
+class Started(Model):
+    """A step began."""
+
+    request: int | str
+    session: str
+    step: int
+
+
+class OutputEvent(Model):
+    """A piece of a script's output, in order within its stream (``pty`` carries both)."""
+
+    request: int | str
+    stream: Literal["stdout", "stderr", "pty"]
+    data: str
+    encoding: Encoding
+
+
+class ChunkEvent(Model):
+    """A piece of a patch."""
+
+    request: int | str
+    data: str
+    encoding: Encoding
+
+
+class ProgressEvent(Model):
+    """How far long work is; ``total`` None while unknown."""
+
+    request: int | str
+    stage: str
+    done: int
+    total: int | None
+
+
+EVENTS: dict[str, type[Model]] = {
+    "started": Started,
+    "output": OutputEvent,
+    "chunk": ChunkEvent,
+    "progress": ProgressEvent,
+}
+
+
+# -- notifications, client to daemon ----------------------------------------------------------
+
+
+class Input(Model):
+    """Bytes for the running script's stdin (or terminal)."""
+
+    request: int | str
+    data: str = ""
+    encoding: Encoding = "utf-8"
+    eof: bool = False
+
+
+class Resize(Model):
+    request: int | str
+    rows: int = Field(ge=1, le=10000)
+    cols: int = Field(ge=1, le=10000)
+
+
+class Signal(Model):
+    request: int | str
+    name: Literal["INT", "TERM", "HUP", "QUIT", "KILL"]
+
+
+NOTICES: dict[str, type[Model]] = {"input": Input, "resize": Resize, "signal": Signal}
+
+
+class Envelope(BaseModel):
+    """A line from a client: a request when it has an id, else a notification."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    jsonrpc: Literal["2.0"]
+    id: int | str | None = None
+    method: str = Field(max_length=64)
+    params: dict[str, Any] = Field(default_factory=dict)
