@@ -17,7 +17,9 @@ It knows nothing of what the entries do.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -95,8 +97,38 @@ class Worker:
     """O_PATH|O_DIRECTORY descriptors of the roots, by index."""
 
     def send(self, message: dict[str, Any]) -> None:
-        """One message to the daemon (pickled; only dicts of plain values)."""
-        self.conn.send(message)
+        """One message to the daemon: JSON, for root must not unpickle what a worker says.
+
+        ``bytes`` values travel as ``{"$b64": ...}`` and arrive as bytes.
+        """
+        self.conn.send_bytes(encode_message(message))
+
+
+def encode_message(message: dict[str, Any]) -> bytes:
+    """A worker's message as it goes over the pipe."""
+    return json.dumps(message, default=_plain, separators=(",", ":")).encode()
+
+
+def decode_message(data: bytes) -> dict[str, Any]:
+    """The message that ``encode_message`` made; ValueError if it is none."""
+    message = json.loads(data, object_hook=_rich)
+    if not isinstance(message, dict):
+        raise ValueError("a worker's message must be an object")
+    return message
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"$b64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    raise TypeError(f"not a plain value: {value!r}")
+
+
+def _rich(value: dict[str, Any]) -> Any:
+    if len(value) == 1 and "$b64" in value:
+        return base64.b64decode(value["$b64"])
+    return value
 
 
 def context() -> ForkServerContext:
@@ -160,7 +192,7 @@ def _main(
         entry(worker)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            conn.send(error_message(error))
+            conn.send_bytes(encode_message(error_message(error)))
         if not isinstance(error, GoexfsError):
             traceback.print_exc()
         sys.stderr.flush()
