@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PROTOCOL_VERSION = 1
 MAX_LINE = 4 * 1024 * 1024
+MAX_INPUT_AHEAD = 8 * 1024 * 1024
 
 Encoding = Literal["utf-8", "base64"]
 Kind = Literal["deleted", "created", "modified", "renamed", "retyped", "metadata"]
@@ -342,7 +343,7 @@ class Discard(Model):
 
 class DiscardResult(Reply):
     session: str
-    discarded: Summary
+    discarded: bool = True
 
 
 class Doctor(Model):
@@ -401,6 +402,17 @@ class OutputEvent(Model):
     encoding: Encoding
 
 
+class Taken(Model):
+    """The script has taken this many more bytes of ``input``.
+
+    A client keeps at most 1 MiB of input that was not yet taken under way; beyond
+    ``MAX_INPUT_AHEAD`` the run is ended with a Limit error.
+    """
+
+    request: int | str
+    bytes: int
+
+
 class ChunkEvent(Model):
     """A piece of a patch."""
 
@@ -421,6 +433,7 @@ class ProgressEvent(Model):
 EVENTS: dict[str, type[Model]] = {
     "started": Started,
     "output": OutputEvent,
+    "taken": Taken,
     "chunk": ChunkEvent,
     "progress": ProgressEvent,
 }

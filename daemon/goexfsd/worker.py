@@ -33,7 +33,6 @@ from typing import Any, Protocol
 
 from goexfs.errors import Denied, GoexfsError, Internal, NotFound
 from goexfs.names import display
-
 from goexfsd import kernel
 
 PRELOAD = [

@@ -1,0 +1,420 @@
+"""The catalog: sessions, checkpoints, steps and commits in SQLite.  The only room with SQL.
+
+WAL with ``synchronous=FULL``: when a method that writes returns, what it wrote is durable.
+What the store holds and the catalog does not name is garbage.  Every method is synchronous and
+takes about a millisecond when it writes; the daemon calls it from its one thread, so that a
+read followed by a write, with no await between, is atomic.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from goexfs.errors import StoreFailed
+from goexfs.protocol import CheckpointInfo, CommitInfo, SessionState, StepInfo, Summary
+
+SCHEMA = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+    groups TEXT NOT NULL, home TEXT NOT NULL, user TEXT NOT NULL, slot INTEGER NOT NULL,
+    roots TEXT NOT NULL, at TEXT, at_ino INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL,
+    checkpoint INTEGER NOT NULL DEFAULT -1, created REAL NOT NULL, ended REAL, why TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
+CREATE TABLE IF NOT EXISTS checkpoints (
+    session TEXT NOT NULL REFERENCES sessions (id), number INTEGER NOT NULL, parent INTEGER,
+    step INTEGER, label TEXT, created REAL NOT NULL, PRIMARY KEY (session, number)
+) STRICT;
+CREATE TABLE IF NOT EXISTS steps (
+    session TEXT NOT NULL REFERENCES sessions (id), number INTEGER NOT NULL,
+    command TEXT NOT NULL, state TEXT NOT NULL, status INTEGER, timed_out INTEGER NOT NULL,
+    started REAL NOT NULL, ended REAL, before INTEGER NOT NULL, checkpoint INTEGER, summary TEXT,
+    stdout_bytes INTEGER NOT NULL, stderr_bytes INTEGER NOT NULL, truncated INTEGER NOT NULL,
+    PRIMARY KEY (session, number)
+) STRICT;
+CREATE TABLE IF NOT EXISTS commits (
+    id TEXT PRIMARY KEY, session TEXT NOT NULL REFERENCES sessions (id), uid INTEGER NOT NULL,
+    message TEXT NOT NULL, state TEXT NOT NULL, partial INTEGER NOT NULL, created REAL NOT NULL,
+    ended REAL, applied TEXT NOT NULL, source INTEGER NOT NULL, roots TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS commits_by_state ON commits (state);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RootRow:
+    name: str
+    path: str
+    ino: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    id: str
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+    user: str
+    slot: int
+    """Small number, unique among live sessions: a root session's sandbox uid comes from it."""
+    roots: tuple[RootRow, ...]
+    at: str | None
+    at_ino: int
+    state: SessionState
+    checkpoint: int
+    """The checkpoint the live layer descends from; -1 before the first."""
+    created: float
+    ended: float | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    session: str
+    number: int
+    command: tuple[str, ...]
+    state: str
+    status: int | None
+    timed_out: bool
+    started: float
+    ended: float | None
+    before: int
+    checkpoint: int | None
+    summary: Summary | None
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    truncated: bool = False
+
+    def info(self) -> StepInfo:
+        return StepInfo.model_validate(
+            {
+                "number": self.number,
+                "command": list(self.command),
+                "state": self.state,
+                "status": self.status,
+                "timed_out": self.timed_out,
+                "started": self.started,
+                "ended": self.ended,
+                "checkpoint": self.checkpoint,
+                "summary": self.summary,
+                "stdout_bytes": self.stdout_bytes,
+                "stderr_bytes": self.stderr_bytes,
+                "truncated": self.truncated,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRow:
+    """``state``: staging (nothing in the base yet), intent (past the point of no return), done."""
+
+    id: str
+    session: str
+    uid: int
+    message: str
+    state: str
+    partial: bool
+    created: float
+    ended: float | None
+    applied: Summary
+    source: int
+    """The checkpoint that was committed."""
+    roots: tuple[str, ...]
+
+    def info(self) -> CommitInfo:
+        return CommitInfo(
+            commit=self.id,
+            session=self.session,
+            message=self.message,
+            created=self.created,
+            applied=self.applied,
+            partial=self.partial,
+        )
+
+
+class Catalog:
+    """One open catalog; create it with ``open_catalog``."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
+
+    # -- sessions ----------------------------------------------------------------------------
+
+    def add_session(self, row: SessionRow) -> None:
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    row.id,
+                    row.name,
+                    row.uid,
+                    row.gid,
+                    json.dumps(row.groups),
+                    row.home,
+                    row.user,
+                    row.slot,
+                    json.dumps([[root.name, root.path, root.ino] for root in row.roots]),
+                    row.at,
+                    row.at_ino,
+                    row.state,
+                    row.checkpoint,
+                    row.created,
+                    row.ended,
+                    row.why,
+                ),
+            )
+
+    def set_session(self, row: SessionRow, **changes: Any) -> SessionRow:
+        """The row with ``changes`` (state, checkpoint, roots, at_ino, ended, why), written."""
+        new = replace(row, **changes)
+        with self._write() as db:
+            db.execute(
+                "UPDATE sessions SET state=?, checkpoint=?, roots=?, at_ino=?, ended=?, why=?"
+                " WHERE id=?",
+                (
+                    new.state,
+                    new.checkpoint,
+                    json.dumps([[root.name, root.path, root.ino] for root in new.roots]),
+                    new.at_ino,
+                    new.ended,
+                    new.why,
+                    new.id,
+                ),
+            )
+        return new
+
+    def session(self, sid: str) -> SessionRow | None:
+        row = self._db.execute("SELECT * FROM sessions WHERE id=?", (sid,)).fetchone()
+        return None if row is None else _session(row)
+
+    def sessions(self, states: frozenset[str] | None = None) -> list[SessionRow]:
+        rows = self._db.execute("SELECT * FROM sessions ORDER BY created, id").fetchall()
+        found = [_session(row) for row in rows]
+        return found if states is None else [row for row in found if row.state in states]
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    def add_checkpoint(self, row: SessionRow, info: CheckpointInfo) -> SessionRow:
+        """Record a checkpoint and make it the one the live layer descends from."""
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO checkpoints VALUES (?,?,?,?,?,?)",
+                (row.id, info.number, info.parent, info.step, info.label, info.created),
+            )
+            db.execute("UPDATE sessions SET checkpoint=? WHERE id=?", (info.number, row.id))
+        return replace(row, checkpoint=info.number)
+
+    def checkpoints(self, sid: str) -> list[CheckpointInfo]:
+        rows = self._db.execute(
+            "SELECT number, parent, step, label, created FROM checkpoints"
+            " WHERE session=? ORDER BY number",
+            (sid,),
+        ).fetchall()
+        return [
+            CheckpointInfo(number=n, parent=p, step=s, label=label, created=c)
+            for n, p, s, label, c in rows
+        ]
+
+    def next_checkpoint(self, sid: str) -> int:
+        return self._next("SELECT MAX(number) FROM checkpoints WHERE session=?", sid)
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def next_step(self, sid: str) -> int:
+        return self._next("SELECT MAX(number) FROM steps WHERE session=?", sid) or 1
+
+    def put_step(self, row: StepRow) -> None:
+        """Insert the step, or overwrite what is known of it."""
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    row.session,
+                    row.number,
+                    json.dumps(row.command),
+                    row.state,
+                    row.status,
+                    int(row.timed_out),
+                    row.started,
+                    row.ended,
+                    row.before,
+                    row.checkpoint,
+                    None if row.summary is None else row.summary.model_dump_json(),
+                    row.stdout_bytes,
+                    row.stderr_bytes,
+                    int(row.truncated),
+                ),
+            )
+
+    def steps(self, sid: str) -> list[StepRow]:
+        rows = self._db.execute(
+            "SELECT * FROM steps WHERE session=? ORDER BY number", (sid,)
+        ).fetchall()
+        return [_step(row) for row in rows]
+
+    def step(self, sid: str, number: int) -> StepRow | None:
+        row = self._db.execute(
+            "SELECT * FROM steps WHERE session=? AND number=?", (sid, number)
+        ).fetchone()
+        return None if row is None else _step(row)
+
+    def interrupt_steps(self) -> int:
+        """Mark the steps that were running when the daemon ended; returns how many."""
+        with self._write() as db:
+            return db.execute(
+                "UPDATE steps SET state='interrupted', ended=? WHERE state='running'",
+                (time.time(),),
+            ).rowcount
+
+    # -- commits -----------------------------------------------------------------------------
+
+    def add_commit(self, row: CommitRow) -> None:
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO commits VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    row.id,
+                    row.session,
+                    row.uid,
+                    row.message,
+                    row.state,
+                    int(row.partial),
+                    row.created,
+                    row.ended,
+                    row.applied.model_dump_json(),
+                    row.source,
+                    json.dumps(row.roots),
+                ),
+            )
+
+    def set_commit(self, row: CommitRow, **changes: Any) -> CommitRow:
+        """The row with ``changes`` (state, applied, ended), written."""
+        new = replace(row, **changes)
+        with self._write() as db:
+            db.execute(
+                "UPDATE commits SET state=?, applied=?, ended=? WHERE id=?",
+                (new.state, new.applied.model_dump_json(), new.ended, new.id),
+            )
+        return new
+
+    def drop_commit(self, cid: str) -> None:
+        with self._write() as db:
+            db.execute("DELETE FROM commits WHERE id=?", (cid,))
+
+    def commits(self, *, session: str | None = None, state: str | None = None) -> list[CommitRow]:
+        rows = self._db.execute("SELECT * FROM commits ORDER BY created, id").fetchall()
+        return [
+            row
+            for row in map(_commit, rows)
+            if (session is None or row.session == session) and (state is None or row.state == state)
+        ]
+
+    def _next(self, query: str, sid: str) -> int:
+        highest = self._db.execute(query, (sid,)).fetchone()[0]
+        return 0 if highest is None else int(highest) + 1
+
+
+def _session(row: Any) -> SessionRow:
+    (sid, name, uid, gid, groups, home, user, slot, roots, at, at_ino, state, *rest) = row
+    checkpoint, created, ended, why = rest
+    return SessionRow(
+        sid,
+        name,
+        uid,
+        gid,
+        tuple(json.loads(groups)),
+        home,
+        user,
+        slot,
+        tuple(RootRow(*root) for root in json.loads(roots)),
+        at,
+        at_ino,
+        state,
+        checkpoint,
+        created,
+        ended,
+        why,
+    )
+
+
+def _step(row: Any) -> StepRow:
+    (session, number, command, state, status, timed_out, started, ended, before, *rest) = row
+    checkpoint, summary, stdout_bytes, stderr_bytes, truncated = rest
+    return StepRow(
+        session,
+        number,
+        tuple(json.loads(command)),
+        state,
+        status,
+        bool(timed_out),
+        started,
+        ended,
+        before,
+        checkpoint,
+        None if summary is None else Summary.model_validate_json(summary),
+        stdout_bytes,
+        stderr_bytes,
+        bool(truncated),
+    )
+
+
+def _commit(row: Any) -> CommitRow:
+    (cid, session, uid, message, state, partial, created, ended, applied, source, roots) = row
+    return CommitRow(
+        cid,
+        session,
+        uid,
+        message,
+        state,
+        bool(partial),
+        created,
+        ended,
+        Summary.model_validate_json(applied),
+        source,
+        tuple(json.loads(roots)),
+    )
+
+
+def open_catalog(path: Path) -> Catalog:
+    """Open or create the catalog; StoreFailed if it is damaged or of a later goexfs."""
+    try:
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA foreign_keys=ON")
+        db.executescript(_TABLES)
+        db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
+        found = int(db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        raise StoreFailed(
+            f"the catalog {path} cannot be used: {error}",
+            hint="restore it from a backup; the layers in the store are untouched",
+        ) from error
+    if found != SCHEMA:
+        db.close()
+        raise StoreFailed(
+            f"the catalog {path} has schema {found}; this goexfs knows {SCHEMA}",
+            hint="start the goexfs version that wrote it",
+        )
+    return Catalog(db)
