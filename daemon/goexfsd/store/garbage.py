@@ -1,0 +1,81 @@
+"""Throwing away: what is no longer named goes to ``trash`` in one rename, then is deleted.
+
+So a session or commit is either there or gone, whatever happens in between; leftovers in
+``trash`` and half-made layers are swept when the store opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from goexfsd.store import subvolumes, usage
+from goexfsd.store.faults import FULL
+
+TRASH = "trash"
+_PATIENCE = 10.0
+
+
+def discard(store: Path, path: Path) -> None:
+    """Make ``path`` (a directory or subvolume of ours) vanish, then free what it held.
+
+    Once the rename is done the caller's promise is kept; if freeing finds no room even with
+    the reserve, the rest is left to the next sweep.
+    """
+    aside = store / TRASH / f"{path.name}.{uuid.uuid4().hex[:12]}"
+    with_room(store, partial(path.rename, aside))
+    try:
+        with_room(store, partial(_remove, aside))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+
+
+def sweep(store: Path) -> None:
+    """Delete what an earlier life left in ``trash``."""
+    for entry in sorted((store / TRASH).iterdir()):
+        with_room(store, partial(_remove, entry))
+
+
+def sweep_session(store: Path, session: Path) -> None:
+    """Delete half-made and superseded layers of a session (``layer.<k>``)."""
+    for entry in sorted(session.glob("layer.*")):
+        discard(store, entry)
+
+
+def with_room(store: Path, action: Callable[[], object]) -> None:
+    """Do it; if the store is too full even for that, give back the reserve and do it again."""
+    try:
+        action()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        usage.release_reserve(store)
+        subvolumes.wait_cleaned(store, _PATIENCE)
+        action()
+
+
+def _remove(path: Path) -> None:
+    """Remove a tree of ours; subvolumes in it whole.  Missing parts are fine (a second try)."""
+    with contextlib.suppress(FileNotFoundError):
+        if subvolumes.is_subvolume(path):
+            subvolumes.delete(path)
+        elif path.is_dir() and not path.is_symlink():
+            _remove_directory(path)
+        else:
+            path.unlink()
+
+
+def _remove_directory(path: Path) -> None:
+    for entry in list(path.iterdir()):
+        _remove(entry)
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        _remove_directory(path)  # something was added meanwhile (kept output of a late step)

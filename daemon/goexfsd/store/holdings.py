@@ -1,0 +1,331 @@
+"""``Store``: layers, checkpoints, steps' output and commits, by session and commit id.
+
+Invariants:
+
+* ``layer`` of a session is replaced by one exchange: at any instant it is the old or the new;
+* nothing that exists is overwritten: making what is there already is an error;
+* what a method made is durable when it returns;
+* deleting works on a full store (see ``garbage``).
+
+Methods may be called from several threads as long as no two work on the same session.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from goexfs.errors import InvalidState, Limit, NotFound
+from goexfsd import kernel
+from goexfsd.layer import format as names
+from goexfsd.store import garbage, subvolumes, usage
+from goexfsd.store.faults import FULL, told_as
+from goexfsd.store.settings import MIB
+
+_SESSIONS = "sessions"
+_COMMITS = "commits"
+_LAYER = "layer"
+_CHECKPOINTS = "ckpt"
+_STEPS = "steps"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DISK_MARGIN = 16 * MIB
+"""Kept free on the disk beneath an image: btrfs cannot recover from a write that finds none."""
+
+
+@dataclass(slots=True)
+class Store:
+    """An open store.  ``open_store`` makes one, ``close_store`` ends it."""
+
+    path: Path
+    """The directory that holds it all."""
+    image: Path | None
+    """The image file, None for a directory on the user's btrfs."""
+    lock_fd: int
+    """Held for as long as the store is open, so that nobody else uses it."""
+    _held: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Session → (changed_at, bytes) of the last ``layer_bytes``."""
+
+    def prepare(self) -> None:
+        """Make the rooms of the store and sweep what an earlier life left behind."""
+        with self._telling("opening it"):
+            for name in (_SESSIONS, _COMMITS, garbage.TRASH):
+                (self.path / name).mkdir(mode=0o700, exist_ok=True)
+            garbage.sweep(self.path)
+            for sid in self.sessions():
+                garbage.sweep_session(self.path, self._session(sid))
+            usage.keep_reserve(self.path)
+            subvolumes.sync(self.path)
+
+    # -- layers and checkpoints -----------------------------------------------------------
+
+    def create_layer(
+        self, sid: str, owner_uid: int, owner_gid: int, root_names: Sequence[str]
+    ) -> Path:
+        """A new session's empty layer: upper/<root name>/, work/, index/ and origins."""
+        session = self._session(sid)
+        aside = session / f"{_LAYER}.new"
+
+        def make() -> None:
+            session.mkdir(mode=0o700)
+            (session / _CHECKPOINTS).mkdir(mode=0o700)
+            (session / _STEPS).mkdir(mode=0o700)
+            subvolumes.create(aside)
+            _furnish(aside, owner_uid, owner_gid, root_names)
+            aside.rename(session / _LAYER)
+            subvolumes.sync(self.path)
+
+        with self._telling("opening a session"):
+            if session.exists():
+                raise InvalidState(f"session {sid} is in the store already")
+            self._check_room()
+            self._make(make, session)
+        return session / _LAYER
+
+    def layer(self, sid: str) -> Path:
+        """The live layer of a session."""
+        return self._existing(self._session(sid) / _LAYER, f"session {sid}")
+
+    def snapshot(self, sid: str, number: int) -> Path:
+        """Keep the live layer as it is now, read-only, as checkpoint ``number``."""
+        layer = self.layer(sid)
+        path = self._session(sid) / _CHECKPOINTS / str(int(number))
+        with self._telling("taking a checkpoint"):
+            if path.exists():
+                raise InvalidState(f"session {sid} has a checkpoint {number} already")
+            self._check_room()
+            self._with_cleaning(lambda: subvolumes.snapshot(layer, path, read_only=True))
+        return path
+
+    def checkpoint(self, sid: str, number: int) -> Path:
+        """Checkpoint ``number`` of a session."""
+        path = self._session(sid) / _CHECKPOINTS / str(int(number))
+        return self._existing(path, f"checkpoint {number} of session {sid}")
+
+    def checkpoints(self, sid: str) -> list[int]:
+        """The checkpoints that are on disk, ascending."""
+        directory = self._session(sid) / _CHECKPOINTS
+        return sorted(int(entry.name) for entry in _entries(directory) if entry.name.isdigit())
+
+    def delete_checkpoint(self, sid: str, number: int) -> None:
+        """Throw a checkpoint away; none there is fine."""
+        self._discard(self._session(sid) / _CHECKPOINTS / str(int(number)), "dropping a checkpoint")
+
+    def restore(self, sid: str, number: int) -> Path:
+        """A new writable copy of checkpoint ``number``, which ``adopt`` can make the layer."""
+        source = self.checkpoint(sid, number)
+        session = self._session(sid)
+        with self._telling("going back to a checkpoint"):
+            self._check_room()
+            taken = [int(entry.suffix[1:]) for entry in _numbered_layers(session)]
+            path = session / f"{_LAYER}.{max(taken, default=0) + 1}"
+            self._with_cleaning(lambda: subvolumes.snapshot(source, path, read_only=False))
+        return path
+
+    def adopt(self, sid: str, path: Path) -> None:
+        """Make what ``restore`` returned the live layer; the former one is thrown away.
+
+        One exchange of names, then durable, then the deletion: a crash before the exchange
+        leaves the former layer live, one after it the new, and the next start sweeps the
+        other.  Files still open in the former layer stay readable until closed.
+        """
+        session = self._session(sid)
+        if path.parent != session or path not in _numbered_layers(session):
+            raise NotFound(f"{path.name} is not a restored layer of session {sid}")
+        with self._telling("going back to a checkpoint"):
+            directory = os.open(session, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                here, new = _LAYER.encode(), path.name.encode()
+                kernel.renameat2(directory, here, directory, new, kernel.RENAME_EXCHANGE)
+            finally:
+                os.close(directory)
+            subvolumes.sync(self.path)
+        self._held.pop(sid, None)
+        self._discard(path, "dropping the former layer")
+
+    def delete_session(self, sid: str) -> None:
+        """Throw away everything a session has; none there is fine.  Constant in its content."""
+        self._held.pop(sid, None)
+        self._discard(self._session(sid), "discarding a session")
+        with self._telling("discarding a session"):
+            usage.keep_reserve(self.path)
+
+    def steps_dir(self, sid: str) -> Path:
+        """Where the output of a session's steps is kept."""
+        return self._existing(self._session(sid) / _STEPS, f"session {sid}")
+
+    # -- commits --------------------------------------------------------------------------
+
+    def create_commit(self, cid: str, owner_uid: int, owner_gid: int) -> Path:
+        """An empty subvolume for a commit's plan and before-images, the owner's."""
+        path = self._commit(cid)
+
+        def make() -> None:
+            subvolumes.create(path)
+            _give(path, owner_uid, owner_gid, 0o700)
+            subvolumes.sync(self.path)
+
+        with self._telling("preparing a commit"):
+            if path.exists():
+                raise InvalidState(f"commit {cid} is in the store already")
+            self._check_room()
+            self._make(make, path)
+        return path
+
+    def commit_path(self, cid: str) -> Path:
+        """The subvolume of a commit."""
+        return self._existing(self._commit(cid), f"commit {cid}")
+
+    def delete_commit(self, cid: str) -> None:
+        """Throw a commit's before-images away; none there is fine."""
+        self._discard(self._commit(cid), "dropping a commit's before-images")
+
+    # -- looking --------------------------------------------------------------------------
+
+    def sessions(self) -> list[str]:
+        """The sessions that are on disk."""
+        return [entry.name for entry in _entries(self.path / _SESSIONS)]
+
+    def commits(self) -> list[str]:
+        """The commits that are on disk."""
+        return [entry.name for entry in _entries(self.path / _COMMITS)]
+
+    def usage(self) -> usage.Usage:
+        """How full the store is."""
+        with self._telling("reading its usage"):
+            return usage.read(self.path, self.image)
+
+    def layer_bytes(self, sid: str) -> int:
+        """Bytes on disk of the data that the live layer of a session refers to.
+
+        In a store on the user's own btrfs, what a reflinked copy still shares with the base
+        does not count.  Data shared with the session's own checkpoints does.  The answer is
+        kept until the layer changes.
+        """
+        layer = self.layer(sid)
+        with self._telling("reading its usage"):
+            changed = subvolumes.changed_at(layer)
+            known = self._held.get(sid)
+            if known is not None and known[0] == changed:
+                return known[1]
+            held = usage.held_bytes(layer, self._born(sid) if self.image is None else None)
+        self._held[sid] = (changed, held)
+        return held
+
+    def generation(self, path: Path) -> int:
+        """The btrfs transaction in which a layer or checkpoint last changed.
+
+        A checkpoint has the number that the layer had: equal numbers = nothing changed since.
+        Data that is not yet written back does not count: sync first.
+        """
+        with self._telling("reading a layer"):
+            return subvolumes.changed_at(path)
+
+    def sync(self) -> None:
+        """Everything written to the store so far is on disk when this returns."""
+        with self._telling("writing to it"):
+            subvolumes.sync(self.path)
+
+    # -- inside ---------------------------------------------------------------------------
+
+    def _session(self, sid: str) -> Path:
+        return self.path / _SESSIONS / _checked(sid)
+
+    def _commit(self, cid: str) -> Path:
+        return self.path / _COMMITS / _checked(cid)
+
+    def _existing(self, path: Path, what: str) -> Path:
+        with self._telling(f"looking for {what}"):
+            if not path.is_dir():
+                raise NotFound(f"{what} is not in the store")
+        return path
+
+    def _born(self, sid: str) -> int:
+        numbers = self.checkpoints(sid)
+        first = self.checkpoint(sid, numbers[0]) if numbers else self.layer(sid)
+        return subvolumes.made_at(first)
+
+    def _check_room(self) -> None:
+        """Refuse early what would run the disk beneath a sparse image full."""
+        if self.image is None:
+            return
+        disk = os.statvfs(self.image.parent)
+        if disk.f_bavail * disk.f_frsize < _DISK_MARGIN:
+            raise Limit(
+                f"the disk that holds the store image {self.image} is full",
+                hint=f"free some room below {self.image.parent}, or discard sessions",
+            )
+
+    def _with_cleaning(self, action: Callable[[], None]) -> None:
+        """Do it; if there is no room, wait for deleted subvolumes to give theirs back."""
+        try:
+            action()
+        except OSError as error:
+            if error.errno not in FULL or not subvolumes.wait_cleaned(self.path, 10.0):
+                raise
+            action()
+
+    def _make(self, action: Callable[[], None], path: Path) -> None:
+        """``_with_cleaning`` for several calls: what a failure leaves at ``path`` goes."""
+
+        def attempt() -> None:
+            try:
+                action()
+            except BaseException:
+                if path.exists():
+                    garbage.discard(self.path, path)
+                raise
+
+        self._with_cleaning(attempt)
+
+    def _discard(self, path: Path, what: str) -> None:
+        with self._telling(what):
+            if path.exists():
+                garbage.discard(self.path, path)
+                subvolumes.sync(self.path)
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        with told_as(what, str(self.image or self.path)):
+            yield
+
+
+def _furnish(layer: Path, uid: int, gid: int, root_names: Sequence[str]) -> None:
+    upper = layer / os.fsdecode(names.UPPER)
+    for directory in (upper, layer / os.fsdecode(names.WORK), layer / os.fsdecode(names.INDEX)):
+        directory.mkdir()
+        _give(directory, uid, gid, 0o700)
+    for name in root_names:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise ValueError(f"not a root's name: {name!r}")
+        (upper / name).mkdir()
+        _give(upper / name, uid, gid, 0o700)
+    origins = layer / os.fsdecode(names.ORIGINS)
+    origins.touch()
+    _give(origins, uid, gid, 0o600)
+    _give(layer, uid, gid, 0o700)
+
+
+def _give(path: Path, uid: int, gid: int, mode: int) -> None:
+    os.chown(path, uid, gid, follow_symlinks=False)
+    path.chmod(mode)
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _numbered_layers(session: Path) -> list[Path]:
+    return [entry for entry in session.glob(f"{_LAYER}.*") if entry.suffix[1:].isdigit()]
+
+
+def _checked(name: str) -> str:
+    if not _ID.fullmatch(name):
+        raise ValueError(f"not an id: {name!r}")
+    return name
