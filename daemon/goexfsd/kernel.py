@@ -142,6 +142,11 @@ def lock_exclusive(fd: int, *, wait: bool) -> bool:
     return True
 
 
+def lock_shared(fd: int) -> None:
+    """flock ``fd`` shared, waiting for it."""
+    fcntl.flock(fd, fcntl.LOCK_SH)
+
+
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None) -> None:
     """mount(2)."""
     _check(

@@ -37,6 +37,7 @@ from goexfsd import kernel
 
 PRELOAD = [
     "encodings.idna",
+    "goexfsd.probe",
     "goexfsd.view.worker",
     "goexfsd.commit.jobs",
     "goexfsd.layer.jobs",
@@ -76,6 +77,8 @@ class WorkerSpec:
     roots: tuple[Root, ...]
     layers: dict[str, str]
     options: dict[str, Any] = field(default_factory=dict)
+    lock: str | None = None
+    """A file that the worker holds a shared flock on while it lives (see ``recovery.py``)."""
 
 
 class Entry(Protocol):
@@ -178,6 +181,8 @@ def _main(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.umask(0)
     try:
+        if spec.lock is not None:
+            kernel.lock_shared(os.open(spec.lock, os.O_RDONLY | os.O_CLOEXEC))
         layer_fds = {
             label: os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             for label, path in spec.layers.items()

@@ -1,0 +1,239 @@
+"""The decision: commit or discard a session.
+
+A commit is: flush and checkpoint (what was reviewed is what is committed), then the commit
+worker (the owner) plans, checks and stages; its intent becomes durable in the catalog here;
+only then it may apply.  From the intent on nothing cancels it: if its client goes away it still
+finishes, and if the daemon dies ``recovery`` rolls it forward.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import trio
+
+from goexfs.errors import CommitFailed, Conflict, GoexfsError, InvalidState
+from goexfs.protocol import CommitResult, ConflictInfo, Summary
+from goexfsd.catalog import CommitRow
+from goexfsd.channel import Channel
+from goexfsd.commit import jobs as commit_jobs
+from goexfsd.session import Session
+
+log = structlog.get_logger("goexfsd.decide")
+
+Listen = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class RootLocks:
+    """Commits to overlapping roots exclude each other; others run side by side."""
+
+    _held: list[str] = field(default_factory=list)
+    _freed: trio.Condition = field(default_factory=trio.Condition)
+
+    @asynccontextmanager
+    async def exclusive(self, paths: Iterable[str]) -> AsyncIterator[None]:
+        """Wait until no held path is, contains or lies below one of ``paths``; hold them."""
+        mine = list(paths)
+        async with self._freed:
+            while any(overlap(a, b) for a in mine for b in self._held):
+                await self._freed.wait()
+            self._held += mine
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                async with self._freed:
+                    for path in mine:
+                        self._held.remove(path)
+                    self._freed.notify_all()
+
+
+def overlap(a: str, b: str) -> bool:
+    """Whether two canonical directories are the same or one contains the other."""
+    return a == b or a.startswith(b.rstrip("/") + "/") or b.startswith(a.rstrip("/") + "/")
+
+
+async def commit(
+    session: Session,
+    locks: RootLocks,
+    *,
+    message: str,
+    paths: list[tuple[int, bytes]],
+    reviewed: int | None,
+    listen: Listen,
+) -> CommitResult:
+    """Commit the session, or the changes at and below ``paths``.
+
+    Raises Conflict (with every conflict in ``data``) when the base has moved, InvalidState when
+    the layer has moved past the ``reviewed`` checkpoint; nothing was touched then.
+    """
+    with session.exclusively("a commit"):
+        await _check_reviewed(session, reviewed)
+        await session.settle("before commit")
+        row = CommitRow(
+            id=f"c-{secrets.token_hex(6)}",
+            session=session.id,
+            uid=session.row.uid,
+            message=message,
+            state="staging",
+            partial=bool(paths),
+            created=time.time(),
+            ended=None,
+            applied=Summary(),
+            source=session.row.checkpoint,
+            roots=tuple(root.path for root in session.row.roots),
+        )
+        async with locks.exclusive(row.roots):
+            session.enter("commit")
+            try:
+                result = await _run(session, row, paths, listen)
+            except BaseException:
+                if not session.house.catalog.commits(session=session.id, state="intent"):
+                    session.enter("kept")
+                raise
+            session.enter("applied" if result.closed else "kept", **_ending(result))
+            return result
+
+
+def _ending(result: CommitResult) -> dict[str, Any]:
+    return {"ended": time.time(), "why": "committed"} if result.closed else {}
+
+
+async def _check_reviewed(session: Session, reviewed: int | None) -> None:
+    if reviewed is None:
+        return
+    if session.row.checkpoint != reviewed or await session.moved():
+        raise InvalidState(
+            f"session {session.row.name} has changed since checkpoint {reviewed}",
+            hint="look at the diff again, then commit what it shows",
+        )
+
+
+async def _run(
+    session: Session, row: CommitRow, paths: list[tuple[int, bytes]], listen: Listen
+) -> CommitResult:
+    store, catalog = session.house.store, session.house.catalog
+    before = await trio.to_thread.run_sync(
+        store.create_commit, row.id, session.row.uid, session.row.gid
+    )
+    catalog.add_commit(row)
+    layers = {
+        "source": store.checkpoint(session.id, row.source),
+        "before": before,
+        "live": store.layer(session.id),
+    }
+    options = {"commit": row.id, "paths": list(paths)}
+    decided = False
+    try:
+        async with session.job(commit_jobs.commit, layers, options) as channel:
+            final = await _until_intent(channel, listen)
+            if final is None:
+                decided = True
+                with trio.CancelScope(shield=True):
+                    row = catalog.set_commit(row, state="intent")
+                    channel.send({"cmd": "go"})
+                    final = await _until_applied(channel, listen)
+    except CommitFailed as error:
+        if not decided:
+            raise
+        log.warning("commit worker failed; rolling forward", commit=row.id, error=error.message)
+        with trio.CancelScope(shield=True):
+            final = await roll(session, row)
+    finally:
+        if not decided:
+            with trio.CancelScope(shield=True):
+                catalog.drop_commit(row.id)
+                await trio.to_thread.run_sync(store.delete_commit, row.id)
+    if decided:
+        row = finish(session, row, final)
+    return _result(session, row, final, committed=decided)
+
+
+def finish(session: Session, row: CommitRow, final: dict[str, Any]) -> CommitRow:
+    """Record that a commit is applied, durably."""
+    return session.house.catalog.set_commit(
+        row, state="done", applied=Summary.model_validate(final["applied"]), ended=time.time()
+    )
+
+
+async def roll(session: Session, row: CommitRow) -> dict[str, Any]:
+    """Finish (state ``intent``) or take back (state ``staging``) a commit that was cut off.
+
+    Idempotent; returns the worker's last message.  Raises the worker's error if it cannot: the
+    commit then stays as it is for the next try.
+    """
+    store = session.house.store
+    layers = {"before": store.commit_path(row.id), "live": store.layer(session.id)}
+    options = {"commit": row.id, "state": row.state}
+    async with session.job(commit_jobs.recover, layers, options) as channel:
+        return await _until_applied(channel, _deaf)
+
+
+def _result(
+    session: Session, row: CommitRow, final: dict[str, Any], *, committed: bool
+) -> CommitResult:
+    remaining = Summary.model_validate(final.get("remaining") or {})
+    return CommitResult(
+        commit=row.id if committed else None,
+        session=session.id,
+        applied=row.applied,
+        remaining=remaining,
+        closed=not row.partial or remaining.total == 0,
+    )
+
+
+async def _until_intent(channel: Channel, listen: Listen) -> dict[str, Any] | None:
+    """None when the worker waits at its intent; its last message when there is nothing to do."""
+    while (message := await channel.receive()) is not None:
+        event = message["event"]
+        if event == "intent":
+            return None
+        if event == "nothing":
+            return message
+        if event == "conflicts":
+            raise _conflict(message)
+        await listen(message)
+    raise CommitFailed("the commit worker ended before it applied anything; nothing was changed")
+
+
+def _conflict(message: dict[str, Any]) -> Conflict:
+    conflicts = [ConflictInfo.model_validate(item) for item in message["conflicts"]]
+    count = len(conflicts)
+    what = "1 conflict" if count == 1 else f"{count} conflicts"
+    return Conflict(
+        f"{what}: the base has changed since the session saw it; nothing was committed",
+        hint="look at each path; keep the base's version with rewind or discard, or put it back",
+        data={"conflicts": [item.model_dump() for item in conflicts]},
+    )
+
+
+async def _until_applied(channel: Channel, listen: Listen) -> dict[str, Any]:
+    try:
+        while (message := await channel.receive()) is not None:
+            if message["event"] == "applied":
+                return message
+            try:
+                await listen(message)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                log.info("the client of a commit is gone; it goes on")
+                listen = _deaf
+    except GoexfsError as error:
+        raise CommitFailed(
+            f"the commit stopped half-way and is not undone: {error.message}",
+            hint="restart the daemon: it finishes the commit from its intent",
+        ) from error
+    raise CommitFailed(
+        "the commit worker died while applying",
+        hint="restart the daemon: it finishes the commit from its intent",
+    )
+
+
+async def _deaf(message: dict[str, Any]) -> None:
+    del message

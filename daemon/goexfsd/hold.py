@@ -1,0 +1,237 @@
+"""The daemon's hold on one session's view: its mount directories, its worker, its end.
+
+``open_hold`` yields a view that serves.  When the block ends, for whatever reason, nothing is
+left: the bind at ``--at`` and the FUSE mount are gone (lazily, so that a shell standing inside
+holds up nobody), the worker has ended, its directories are removed.
+
+Resource handling: the worker's death is noticed by the reader task, which sets ``ended``; all
+waiting commands then fail with ViewFailed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from goexfs.errors import GoexfsError, ViewFailed, from_wire
+from goexfs.names import display
+from goexfsd import kernel
+from goexfsd.channel import Channel, open_channel
+from goexfsd.view import worker as view_worker
+from goexfsd.worker import WorkerSpec
+
+log = structlog.get_logger("goexfsd.hold")
+
+START_SECONDS = 30.0
+COMMAND_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a view is mounted: a private directory, the mountpoint in it, a bind elsewhere."""
+
+    directory: Path
+    enter_uid: int
+    """Who may enter the directory besides root."""
+    at: str | None = None
+    at_ino: int = 0
+    at_uid: int = 0
+
+    @property
+    def mountpoint(self) -> Path:
+        return self.directory / "mnt"
+
+
+@dataclass(slots=True)
+class Hold:
+    """A serving view; made by ``open_hold``."""
+
+    place: Place
+    channel: Channel
+    ended: trio.Event = field(default_factory=trio.Event)
+    _waiting: dict[int, tuple[trio.Event, list[dict[str, Any]]]] = field(default_factory=dict)
+    _count: int = 0
+
+    async def call(self, cmd: str, *, fd: int | None = None, **options: Any) -> dict[str, Any]:
+        """Send a command (and a descriptor) to the worker and wait for its answer."""
+        if self.ended.is_set():
+            raise ViewFailed("the view's worker has ended")
+        self._count += 1
+        number = self._count
+        answered = trio.Event()
+        answer: list[dict[str, Any]] = []
+        self._waiting[number] = (answered, answer)
+        try:
+            self.channel.send({"cmd": cmd, "id": number, **options})
+            if fd is not None:
+                self.channel.send_fd(fd)
+            with trio.move_on_after(COMMAND_SECONDS):
+                await answered.wait()
+        finally:
+            del self._waiting[number]
+        if not answer:
+            raise ViewFailed(f"the view's worker did not answer {cmd!r}")
+        if "error" in answer[0]:
+            raise from_wire(answer[0]["error"])
+        return answer[0]
+
+    async def flush(self) -> int:
+        """Bring everything written through the view into the layer.
+
+        Returns the worker's count of changing operations so far.
+        """
+        with trio.fail_after(COMMAND_SECONDS):
+            await trio.to_thread.run_sync(
+                _syncfs, str(self.place.mountpoint), abandon_on_cancel=True
+            )
+        reply = await self.call("sync")
+        return int(reply["mutations"])
+
+    async def read(self) -> None:
+        """Take the worker's messages until it ends."""
+        try:
+            while (message := await self.channel.receive()) is not None:
+                waiting = self._waiting.get(message.get("id", 0))
+                if waiting is not None:
+                    waiting[1].append(message)
+                    waiting[0].set()
+        except GoexfsError as error:
+            log.error("view worker failed", error=error.message, notes=_notes(error))
+        finally:
+            self.ended.set()
+            for answered, _ in self._waiting.values():
+                answered.set()
+
+
+def _notes(error: BaseException) -> str:
+    return "\n".join(getattr(error, "__notes__", ()))
+
+
+def _syncfs(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        kernel.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+@asynccontextmanager
+async def open_hold(ctx: ForkServerContext, spec: WorkerSpec, place: Place) -> AsyncIterator[Hold]:
+    """Mount the view that ``spec`` describes at ``place`` and serve it during the block.
+
+    Raises NotFound or Denied for a root that cannot be opened, ViewFailed for the rest.
+    """
+    make_place(place)
+    try:
+        async with open_channel(
+            ctx, view_worker.entry, spec, prepare=view_worker.prepare
+        ) as channel:
+            await _ready(channel)
+            if place.at is not None:
+                bind_at(place)
+            hold = Hold(place, channel)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hold.read)
+                yield hold
+                await _stop(hold)
+                nursery.cancel_scope.cancel()
+    finally:
+        clear_place(place)
+
+
+async def _ready(channel: Channel) -> None:
+    with trio.move_on_after(START_SECONDS):
+        await channel.expect("ready")
+        return
+    raise ViewFailed("the view did not come up in time")
+
+
+async def _stop(hold: Hold) -> None:
+    with trio.move_on_after(5, shield=True), contextlib.suppress(GoexfsError):
+        await hold.call("stop")
+
+
+def make_place(place: Place) -> None:
+    """The directories for a view; whatever a crash left mounted there goes first."""
+    clear_place(place)
+    place.directory.mkdir(mode=0o700)
+    os.chown(place.directory, place.enter_uid, -1)
+    place.mountpoint.mkdir(mode=0o700)
+
+
+def clear_place(place: Place) -> None:
+    """Unmount and remove a view's directories; quiet when there is nothing."""
+    if place.at is not None:
+        unmount_all(place.at)
+    unmount_all(str(place.mountpoint))
+    for directory in (place.mountpoint, place.directory):
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.warning("mount directory stays", path=str(directory), error=error.strerror)
+
+
+def unmount_all(path: str) -> None:
+    """Detach every goexfs mount stacked at ``path``."""
+    while path in view_mounts():
+        try:
+            kernel.umount(path, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                log.warning("cannot unmount", path=path, error=error.strerror)
+            return
+
+
+def view_mounts() -> list[str]:
+    """Mount points of all goexfs views (file system type ``fuse.goexfs`` or source ``goexfs``)."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            fields, _, rest = line.rstrip(b"\n").partition(b" - ")
+            if rest.split(b" ")[0].startswith(b"fuse") and b"goexfs" in rest.split(b" ")[:2][-1]:
+                raw = fields.split(b" ")[4]
+                found.append(os.fsdecode(raw.decode("unicode_escape").encode("latin-1")))
+    return found
+
+
+def bind_at(place: Place) -> None:
+    """Show the view at the user's own directory too.
+
+    The path was made canonical by the owner; here it must lead, without any symlink, to that
+    very inode, which must be the owner's: root mounts over nothing else.
+    """
+    assert place.at is not None
+    try:
+        fd = kernel.openat2(
+            kernel.AT_FDCWD,
+            os.fsencode(place.at),
+            os.O_PATH | os.O_DIRECTORY,
+            resolve=kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS,
+        )
+    except OSError as error:
+        raise ViewFailed(
+            f"the mountpoint {display(place.at)} cannot be opened: {error.strerror}"
+        ) from error
+    try:
+        st = os.fstat(fd)
+        if (st.st_ino, st.st_uid) != (place.at_ino, place.at_uid):
+            raise ViewFailed(f"the mountpoint {display(place.at)} is not what it was")
+        kernel.mount(str(place.mountpoint), f"/proc/self/fd/{fd}", None, kernel.MS_BIND, None)
+    except OSError as error:
+        raise ViewFailed(
+            f"the view cannot be shown at {display(place.at)}: {error.strerror}"
+        ) from error
+    finally:
+        os.close(fd)

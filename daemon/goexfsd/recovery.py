@@ -1,0 +1,131 @@
+"""At start: what a former life left is rolled forward or back; needs no person.
+
+Order matters:
+
+1. ``await_workers``: no worker of the former life may still be at work (each holds a shared
+   flock; the new daemon waits for them, then kills them);
+2. mounts that it left are detached;
+3. steps that ran are marked interrupted; sessions that never came up are dropped;
+4. commits: ``staging`` is taken back, ``intent`` is rolled forward (``decide.roll``);
+5. whatever the store holds and the catalog does not name is deleted.
+
+Every step is idempotent: a crash during recovery is recovered from by the next start.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import structlog
+import trio
+
+from goexfs.errors import GoexfsError, StoreFailed
+from goexfsd import decide, hold, kernel
+from goexfsd.catalog import Catalog, CommitRow
+from goexfsd.lifecycle import LIVE
+from goexfsd.session import House, Session
+
+log = structlog.get_logger("goexfsd.recovery")
+
+WORKER_GRACE = 10.0
+"""Seconds that former workers have to end by themselves before they are killed."""
+
+
+def await_workers(lock: Path) -> None:
+    """Return when no worker holds ``lock`` (made if missing).  Blocks up to 20 s."""
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        kill_at = time.monotonic() + WORKER_GRACE
+        while not kernel.lock_exclusive(fd, wait=False):
+            if time.monotonic() > kill_at:
+                for pid in _holders(os.fstat(fd)):
+                    log.warning("killing a worker of the former daemon", pid=pid)
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > kill_at + WORKER_GRACE:
+                raise StoreFailed(
+                    "a worker of a former daemon does not end",
+                    hint=f"fuser -v {lock} shows it; reboot if it cannot be killed",
+                )
+            time.sleep(0.02)
+    finally:
+        os.close(fd)
+
+
+def _holders(st: os.stat_result) -> list[int]:
+    """Processes that hold a flock on this file, from /proc/locks."""
+    key = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"
+    found = []
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5] == key and int(fields[4]) > 0:
+            found.append(int(fields[4]))
+    return found
+
+
+def clear_mounts(runtime_dir: Path, catalog: Catalog) -> None:
+    """Detach every view that a former daemon left mounted, and remove its directories."""
+    views = runtime_dir / "views"
+    for path in reversed(hold.view_mounts()):
+        if path.startswith(f"{views}/"):
+            hold.unmount_all(path)
+    for row in catalog.sessions(LIVE):
+        if row.at is not None:
+            hold.unmount_all(row.at)
+    shutil.rmtree(views, ignore_errors=True)
+    views.mkdir(mode=0o711)
+
+
+async def recover(house: House) -> None:
+    """Steps 3 to 5 above.  A commit that cannot be finished now stays for the next start."""
+    catalog = house.catalog
+    interrupted = catalog.interrupt_steps()
+    if interrupted:
+        log.warning("steps were interrupted", count=interrupted)
+    for row in catalog.sessions(frozenset(("opening",))):
+        Session(house, row).enter("failed", ended=time.time(), why="the daemon ended meanwhile")
+    for commit in catalog.commits(state="staging") + catalog.commits(state="intent"):
+        await _settle_commit(house, commit)
+    for row in catalog.sessions(frozenset(("committing",))):
+        if not catalog.commits(session=row.id, state="intent"):
+            Session(house, row).enter("kept")
+    await trio.to_thread.run_sync(collect, house)
+
+
+async def _settle_commit(house: House, commit: CommitRow) -> None:
+    row = house.catalog.session(commit.session)
+    assert row is not None
+    session = Session(house, row)
+    try:
+        final = await decide.roll(session, commit)
+    except GoexfsError as error:
+        log.error("a commit is pending", commit=commit.id, error=error.message)
+        return
+    if commit.state == "staging":
+        house.catalog.drop_commit(commit.id)
+        log.warning("commit taken back", commit=commit.id)
+        return
+    decide.finish(session, commit, final)
+    log.warning("commit rolled forward", commit=commit.id)
+    if row.state == "committing":
+        if commit.partial and final.get("remaining_total", 1):
+            session.enter("kept")
+        else:
+            session.enter("applied", ended=time.time(), why="committed")
+
+
+def collect(house: House) -> None:
+    """Delete what the store holds and the catalog does not name."""
+    live = {row.id for row in house.catalog.sessions(LIVE)}
+    for sid in house.store.sessions():
+        if sid not in live:
+            house.store.delete_session(sid)
+            log.info("layer of an ended session removed", session=sid)
+    known = {row.id for row in house.catalog.commits()}
+    for cid in house.store.commits():
+        if cid not in known:
+            house.store.delete_commit(cid)
+            log.info("before-images of no commit removed", commit=cid)

@@ -1,0 +1,482 @@
+"""What a client may ask, and who may ask it: one async method a request.
+
+Only the owner of a session and root may see or drive it; to anybody else it does not exist.
+The service owns the nursery in which sessions are served.  It validates, finds the session,
+and hands over to ``session``, ``steps`` and ``decide``.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+import trio
+from pydantic import ValidationError
+
+from goexfs import protocol as p
+from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
+from goexfs.names import display, from_wire
+from goexfsd import decide, doctor, steps
+from goexfsd.catalog import RootRow, SessionRow
+from goexfsd.channel import open_channel
+from goexfsd.decide import RootLocks, overlap
+from goexfsd.probe import probe
+from goexfsd.server import Call, Peer
+from goexfsd.session import House, Session
+from goexfsd.steps import Sandboxes
+from goexfsd.worker import Owner
+
+log = structlog.get_logger("goexfsd.service")
+
+
+@dataclass(slots=True)
+class Service:
+    """The daemon's business; made by ``open_service``."""
+
+    house: House
+    sandboxes: Sandboxes
+    nursery: trio.Nursery
+    sessions: dict[str, Session] = field(default_factory=dict)
+    locks: RootLocks = field(default_factory=RootLocks)
+
+    # -- the one way in ----------------------------------------------------------------------
+
+    async def dispatch(self, call: Call, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Run one request; raises GoexfsError."""
+        models = p.METHODS.get(method)
+        if models is None:
+            raise NoSuchMethod(
+                f"there is no method {display(method)!r}", hint="docs/protocol.md lists them"
+            )
+        try:
+            request = models[0].model_validate(params)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "params"
+            raise Usage(f"{method}: {where}: {first['msg']}") from error
+        started = time.monotonic()
+        result: p.Reply = await getattr(self, method)(call, request)
+        log.info(
+            "request",
+            method=method,
+            uid=call.peer.uid,
+            ms=round(1000 * (time.monotonic() - started), 1),
+        )
+        return result.model_dump(mode="json", by_alias=True, exclude_none=False)
+
+    # -- about the daemon --------------------------------------------------------------------
+
+    async def ping(self, call: Call, request: p.Ping) -> p.PingResult:
+        return p.PingResult(
+            version=version("goexfs"),
+            protocol=p.PROTOCOL_VERSION,
+            pid=os.getpid(),
+            uid=call.peer.uid,
+        )
+
+    async def doctor(self, call: Call, request: p.Doctor) -> p.DoctorResult:
+        checks = await trio.to_thread.run_sync(
+            doctor.examine, self.house.config.state_dir, self.house.config.runtime_dir
+        )
+        return p.DoctorResult(ok=all(c.ok or not c.required for c in checks), checks=checks)
+
+    # -- sessions ----------------------------------------------------------------------------
+
+    async def mount(self, call: Call, request: p.Mount) -> p.SessionInfo:
+        peer = call.peer
+        mine = [s for s in self.sessions.values() if s.row.uid == peer.uid]
+        if len(mine) >= self.house.config.limits.sessions_per_user:
+            raise Limit(
+                f"you have {len(mine)} open sessions, which is the limit",
+                hint="commit or discard some, or raise limits.sessions_per_user",
+            )
+        roots, at = await self._probe(peer, request)
+        self._check_places([path for path, _ in roots], at[0] if at else None)
+        row = self._new_row(peer, request, roots, at, mine)
+        self.house.catalog.add_session(row)
+        session = Session(self.house, row)
+        self.sessions[row.id] = session
+        try:
+            await trio.to_thread.run_sync(
+                self.house.store.create_layer,
+                row.id,
+                row.uid,
+                row.gid,
+                [root.name for root in row.roots],
+            )
+            await self.nursery.start(session.serve)
+        except BaseException as error:
+            with trio.CancelScope(shield=True):
+                await self._forget(session, "failed", why=str(error))
+            raise
+        session.enter("opened")
+        log.info("session opened", session=row.id, uid=row.uid, roots=[r.path for r in row.roots])
+        return session.info()
+
+    async def _probe(
+        self, peer: Peer, request: p.Mount
+    ) -> tuple[list[tuple[str, int]], tuple[str, int] | None]:
+        options = {
+            "roots": [os.fsdecode(self._path(root)) for root in request.roots],
+            "at": None if request.at is None else os.fsdecode(self._path(request.at)),
+        }
+        owner = Owner(peer.uid, peer.gid, peer.groups)
+        spec = self.house.worker_spec(owner, (), {}, options)
+        async with open_channel(self.house.workers, probe, spec) as channel:
+            found = await channel.expect("probed")
+        at = found["at"]
+        return [(path, ino) for path, ino in found["roots"]], None if at is None else tuple(at)
+
+    def _path(self, text: str) -> bytes:
+        try:
+            return from_wire(text)
+        except ValueError as error:
+            raise Usage(str(error)) from error
+
+    def _check_places(self, roots: list[str], at: str | None) -> None:
+        """Roots must not overlap each other, the mountpoint, or what is goexfs's own."""
+        for index, root in enumerate(roots):
+            for other in roots[:index]:
+                if overlap(root, other):
+                    raise Usage(
+                        f"the roots {display(other)} and {display(root)} overlap",
+                        hint="name the outer one only",
+                    )
+        config = self.house.config
+        own = [
+            ("the state directory", str(config.state_dir)),
+            ("the runtime directory", str(config.runtime_dir)),
+            ("the store", str(self.house.store.path)),
+        ]
+        for root in roots:
+            for what, place in own:
+                real = os.path.realpath(place)
+                if overlap(root, real):
+                    raise Usage(
+                        f"the root {display(root)} overlaps {what} {display(place)} of goexfs",
+                        hint="choose roots outside, or move goexfs's directories",
+                    )
+            if at is not None and overlap(root, at):
+                raise Usage(
+                    f"the mountpoint {display(at)} and the root {display(root)} overlap",
+                    hint="choose a mountpoint outside the roots; scripts see the view"
+                    " at the root's own path anyway",
+                )
+        for session in self.sessions.values():
+            if at is not None and session.row.at == at:
+                raise Usage(f"the mountpoint {display(at)} is in use by session {session.row.name}")
+
+    def _new_row(
+        self,
+        peer: Peer,
+        request: p.Mount,
+        roots: list[tuple[str, int]],
+        at: tuple[str, int] | None,
+        mine: list[Session],
+    ) -> SessionRow:
+        taken = {session.row.name for session in mine}
+        if request.name is not None and request.name in taken:
+            raise InvalidState(
+                f"you have an open session named {request.name}", hint="choose another name"
+            )
+        user, home = _account(peer.uid)
+        slots = {session.row.slot for session in self.sessions.values()}
+        return SessionRow(
+            id=f"s-{secrets.token_hex(5)}",
+            name=request.name or _free_name(_plain_name(roots[0][0]), taken),
+            uid=peer.uid,
+            gid=peer.gid,
+            groups=peer.groups,
+            home=home,
+            user=user,
+            slot=next(n for n in range(len(slots) + 1) if n not in slots),
+            roots=_root_rows(roots),
+            at=at[0] if at else None,
+            at_ino=at[1] if at else 0,
+            state="opening",
+            checkpoint=-1,
+            created=time.time(),
+        )
+
+    async def ls(self, call: Call, request: p.Ls) -> p.LsResult:
+        infos = [s.info() for s in self.sessions.values() if self._may(call.peer, s.row)]
+        if request.all:
+            infos += [
+                Session(self.house, row).info()
+                for row in self.house.catalog.sessions()
+                if row.id not in self.sessions and self._may(call.peer, row)
+            ]
+        return p.LsResult(sessions=sorted(infos, key=lambda info: info.created))
+
+    async def status(self, call: Call, request: p.Status) -> p.StatusResult:
+        session = self._find(call.peer, request.session, request.cwd)
+        store, catalog = self.house.store, self.house.catalog
+        if session.hold is not None:
+            await session.view().flush()
+        return p.StatusResult(
+            session=session.info(),
+            summary=await session.changes(None, None),
+            checkpoints=len(catalog.checkpoints(session.id)),
+            steps=len(catalog.steps(session.id)),
+            layer_bytes=await trio.to_thread.run_sync(store.layer_bytes, session.id),
+        )
+
+    # -- scripts -----------------------------------------------------------------------------
+
+    async def run(self, call: Call, request: p.Run) -> p.RunResult:
+        session = self._find(call.peer, request.session, request.cwd)
+        return await steps.run(session, self.sandboxes, call, request)
+
+    async def output(self, call: Call, request: p.Output) -> p.OutputResult:
+        row = self._row(call.peer, request.session, request.cwd)
+        step = self.house.catalog.step(row.id, request.step)
+        if step is None:
+            raise NotFound(f"session {row.name} has no step {request.step}")
+        stdout, stderr = await trio.to_thread.run_sync(
+            steps.kept_output, self.house.store, row.id, request.step
+        )
+        return p.OutputResult(stdout=stdout, stderr=stderr, truncated=step.truncated)
+
+    # -- looking -----------------------------------------------------------------------------
+
+    async def diff(self, call: Call, request: p.Diff) -> p.DiffResult:
+        session = self._find(call.peer, request.session, request.cwd)
+        before, after = self._sides(session, request)
+        if after is None and session.hold is not None:
+            await session.view().flush()
+        changes: list[dict[str, Any]] = []
+
+        async def listen(message: dict[str, Any]) -> None:
+            if message["event"] == "changes":
+                changes.extend(message["changes"])
+            elif message["event"] == "chunk":
+                await call.emit_bytes("chunk", message["data"])
+            elif message["event"] == "progress":
+                await _progress(call, message)
+
+        paths = [session.locate(os.fsdecode(self._path(x)), request.cwd) for x in request.paths]
+        summary = await session.changes(
+            before, after, paths=paths, patch=request.patch, listen=listen
+        )
+        return p.DiffResult.model_validate(
+            {
+                "session": session.id,
+                "from": before,
+                "to": after,
+                "changes": changes,
+                "summary": summary,
+            }
+        )
+
+    def _sides(self, session: Session, request: p.Diff) -> tuple[int | None, int | None]:
+        if request.step is None:
+            return request.from_, request.to
+        if request.from_ is not None or request.to is not None:
+            raise Usage("diff takes a step, or from and to, not both")
+        step = self.house.catalog.step(session.id, request.step)
+        if step is None:
+            raise NotFound(
+                f"session {session.row.name} has no step {request.step}",
+                hint="goexfs log lists them",
+            )
+        return step.before, step.checkpoint
+
+    async def log(self, call: Call, request: p.Log) -> p.LogResult:
+        row = self._row(call.peer, request.session, request.cwd)
+        catalog = self.house.catalog
+        live = self.sessions.get(row.id) or Session(self.house, row)
+        return p.LogResult(
+            session=live.info(),
+            checkpoints=catalog.checkpoints(row.id),
+            steps=[step.info() for step in catalog.steps(row.id)],
+            commits=[c.info() for c in catalog.commits(session=row.id) if c.state == "done"],
+        )
+
+    # -- deciding ----------------------------------------------------------------------------
+
+    async def checkpoint(self, call: Call, request: p.Checkpoint) -> p.CheckpointInfo:
+        session = self._find(call.peer, request.session, request.cwd)
+        with session.exclusively("a checkpoint"):
+            if session.row.checkpoint < 0:
+                await session.settle("")
+            return await session.checkpoint(step=None, label=request.label)
+
+    async def rewind(self, call: Call, request: p.Rewind) -> p.RewindResult:
+        session = self._find(call.peer, request.session, request.cwd)
+        with session.exclusively("a rewind"):
+            saved = await session.rewind(request.to)
+        return p.RewindResult(
+            session=session.id, checkpoint=request.to, saved=saved.number if saved else None
+        )
+
+    async def commit(self, call: Call, request: p.Commit) -> p.CommitResult:
+        session = self._find(call.peer, request.session, request.cwd)
+
+        async def listen(message: dict[str, Any]) -> None:
+            if message["event"] == "progress":
+                await _progress(call, message)
+
+        paths = [session.locate(os.fsdecode(self._path(x)), request.cwd) for x in request.paths]
+        result = await decide.commit(
+            session,
+            self.locks,
+            message=request.message,
+            paths=paths,
+            reviewed=request.checkpoint,
+            listen=listen,
+        )
+        if result.closed:
+            with trio.CancelScope(shield=True):
+                await self._end(session)
+        return result
+
+    async def discard(self, call: Call, request: p.Discard) -> p.DiscardResult:
+        session = self._find(call.peer, request.session, request.cwd)
+        with session.exclusively("a discard"):
+            session.enter("discard", ended=time.time(), why="discarded")
+            with trio.CancelScope(shield=True):
+                await self._end(session)
+        return p.DiscardResult(session=session.id)
+
+    # -- helpers -----------------------------------------------------------------------------
+
+    async def _end(self, session: Session) -> None:
+        """Unmount a session that is over and drop its layer."""
+        await session.close()
+        await trio.to_thread.run_sync(self.house.store.delete_session, session.id)
+        self.sessions.pop(session.id, None)
+
+    async def _forget(self, session: Session, event: Any, *, why: str) -> None:
+        self.sessions.pop(session.id, None)
+        session.enter(event, ended=time.time(), why=why)
+        try:
+            await trio.to_thread.run_sync(self.house.store.delete_session, session.id)
+        except GoexfsError as error:
+            log.warning("layer stays as garbage", session=session.id, error=error.message)
+
+    def _may(self, peer: Peer, row: SessionRow) -> bool:
+        return peer.uid in (0, row.uid)
+
+    def _find(self, peer: Peer, named: str | None, cwd: str | None) -> Session:
+        """The open session that is meant; NotFound, or Denied for another user's."""
+        row = self._row(peer, named, cwd)
+        session = self.sessions.get(row.id)
+        if session is None:
+            raise InvalidState(
+                f"session {row.name} is {row.state}; it has ended",
+                hint="goexfs ls lists open sessions",
+            )
+        return session
+
+    def _row(self, peer: Peer, named: str | None, cwd: str | None) -> SessionRow:
+        if named is None:
+            return self._by_directory(peer, cwd).row
+        live = [s.row for s in self.sessions.values() if named in (s.row.id, s.row.name)]
+        mine = [row for row in live if row.uid == peer.uid] or [
+            row for row in live if self._may(peer, row)
+        ]
+        if len(mine) > 1:
+            raise Usage(f"several sessions are named {display(named)}", hint="use the id")
+        if mine:
+            return mine[0]
+        if any(row.id == named for row in live):
+            raise Denied(f"session {display(named)} belongs to another user")
+        ended = self.house.catalog.session(named)
+        if ended is not None and self._may(peer, ended):
+            return ended
+        raise NotFound(f"there is no session {display(named)}", hint="goexfs ls lists them")
+
+    def _by_directory(self, peer: Peer, cwd: str | None) -> Session:
+        own = [s for s in self.sessions.values() if s.row.uid == peer.uid]
+        fits = [s for s in own if cwd is not None and s.holds(cwd)]
+        if len(fits) == 1:
+            return fits[0]
+        if len(fits) > 1:
+            names = ", ".join(sorted(s.row.name for s in fits))
+            raise Usage(f"several open sessions hold this directory: {names}", hint="use -s")
+        if not own:
+            raise NotFound("you have no open session", hint="open one: goexfs mount DIR")
+        raise NotFound(
+            "no open session holds this directory", hint="name one with -s; goexfs ls lists them"
+        )
+
+    # -- start and end -----------------------------------------------------------------------
+
+    async def reopen(self) -> None:
+        """Serve the sessions that were open when the daemon last ended."""
+        for row in self.house.catalog.sessions(frozenset(("open",))):
+            session = Session(self.house, row)
+            self.sessions[row.id] = session
+            try:
+                await self.nursery.start(session.serve)
+                log.info("session is back", session=row.id)
+            except GoexfsError as error:
+                log.warning("session without a view", session=row.id, error=error.message)
+
+    async def close(self) -> None:
+        """Unmount every session; their layers stay for the next start."""
+        async with trio.open_nursery() as nursery:
+            for session in self.sessions.values():
+                nursery.start_soon(session.close)
+
+
+def _account(uid: int) -> tuple[str, str]:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return f"uid{uid}", "/"
+    return entry.pw_name, entry.pw_dir
+
+
+def _plain_name(path: str) -> str:
+    base = path.rstrip("/").rpartition("/")[2]
+    clean = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in base)
+    return clean.lstrip("._-")[:48] or "session"
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"
+
+
+def _root_rows(roots: list[tuple[str, int]]) -> tuple[RootRow, ...]:
+    rows: list[RootRow] = []
+    for path, ino in roots:
+        name = _free_name(_plain_name(path), {row.name for row in rows})
+        rows.append(RootRow(name, path, ino))
+    return tuple(rows)
+
+
+async def _progress(call: Call, message: dict[str, Any]) -> None:
+    await call.emit(
+        "progress",
+        stage=message["stage"],
+        done=message["done"],
+        total=message.get("total"),
+    )
+
+
+@asynccontextmanager
+async def open_service(house: House, sandboxes: Sandboxes) -> AsyncIterator[Service]:
+    """A service with its former sessions mounted again; everything is unmounted at the end."""
+    async with trio.open_nursery() as nursery:
+        service = Service(house, sandboxes, nursery)
+        await service.reopen()
+        try:
+            yield service
+        finally:
+            with trio.CancelScope(shield=True):
+                await service.close()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,388 @@
+"""One session: joins its layer, its view, its scripts and its fate.
+
+A ``Session`` is made from its catalog row and served by ``serve`` until it is closed: the view
+is mounted, and mounted again if its worker dies.  ``busy`` says what holds the session now (a
+step, a commit, a rewind): one thing at a time; a second is refused, not queued, because it
+would act on a state that its caller has not seen.
+
+Checkpoints: number 0 is taken before the first step; one after each step, one by hand, and one
+of whatever else changed (through the mount, outside any step) before a step or a rewind, so
+that no state is ever lost and each step's changes are its own.
+
+It knows nothing of the socket.  The decision (commit, discard) is in ``decide.py``, the script
+run in ``steps.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from goexfs.errors import GoexfsError, InvalidState, NotFound, Usage, ViewFailed
+from goexfs.names import display, to_wire
+from goexfs.protocol import CheckpointInfo, RootInfo, SessionInfo, Summary
+from goexfsd import lifecycle
+from goexfsd.catalog import Catalog, SessionRow
+from goexfsd.channel import Channel, open_channel
+from goexfsd.config import Config
+from goexfsd.hold import Hold, Place, open_hold
+from goexfsd.layer import jobs as layer_jobs
+from goexfsd.store import Store
+from goexfsd.worker import Owner, Root, Worker, WorkerSpec
+
+log = structlog.get_logger("goexfsd.session")
+
+RESTARTS = 3
+"""A view whose worker dies this often within RESTART_WINDOW seconds stays down."""
+RESTART_WINDOW = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What every session shares."""
+
+    config: Config
+    catalog: Catalog
+    store: Store
+    workers: ForkServerContext
+    worker_lock: Path
+    """Held (shared) by every worker while it lives, so that a new daemon can wait for them."""
+
+    def worker_spec(
+        self,
+        owner: Owner,
+        roots: tuple[Root, ...],
+        layers: dict[str, Path],
+        options: dict[str, Any],
+    ) -> WorkerSpec:
+        """What a worker of this daemon is told."""
+        paths = {label: str(path) for label, path in layers.items()}
+        return WorkerSpec(owner, roots, paths, options, lock=str(self.worker_lock))
+
+
+@dataclass(slots=True)
+class Session:
+    """One open session.  Made by the service, which also runs ``serve``."""
+
+    house: House
+    row: SessionRow
+    hold: Hold | None = None
+    busy: str | None = None
+    """What the session is doing, as words for a message; None = free."""
+    running: int | None = None
+    """The step that runs."""
+    why_down: str = "its view is being mounted"
+    _closing: trio.Event = field(default_factory=trio.Event)
+    _closed: trio.Event = field(default_factory=trio.Event)
+    _seen: int = 0
+    """The view's count of mutations at the last checkpoint."""
+    _unknown: bool = True
+    """Nothing is known of the layer since the last checkpoint (a new worker)."""
+
+    # -- what it is --------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def enter_uid(self) -> int:
+        """The host uid that scripts run as, who must be able to enter the mount directory."""
+        if self.row.uid != 0:
+            return self.row.uid
+        return self.house.config.view.sandbox_uid_base + self.row.slot
+
+    @property
+    def place(self) -> Place:
+        directory = self.house.config.runtime_dir / "views" / self.row.id
+        return Place(directory, self.enter_uid, self.row.at, self.row.at_ino, self.row.uid)
+
+    @property
+    def mountpoint(self) -> str:
+        return self.row.at or str(self.place.mountpoint)
+
+    def root_view(self, index: int) -> str:
+        """Where the root appears below the private mountpoint."""
+        mount = str(self.place.mountpoint)
+        return mount if len(self.row.roots) == 1 else f"{mount}/{self.row.roots[index].name}"
+
+    def info(self) -> SessionInfo:
+        single = len(self.row.roots) == 1
+        return SessionInfo(
+            session=self.row.id,
+            name=self.row.name,
+            mountpoint=self.mountpoint,
+            roots=[
+                RootInfo(
+                    name=root.name,
+                    path=to_wire(os.fsencode(root.path)),
+                    view=self.mountpoint if single else f"{self.mountpoint}/{root.name}",
+                )
+                for root in self.row.roots
+            ],
+            state=self.row.state,
+            owner=self.row.uid,
+            created=self.row.created,
+            running=[] if self.running is None else [self.running],
+            checkpoint=max(self.row.checkpoint, 0),
+        )
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the view mounted until ``close``.  Raises only before it first came up."""
+        deaths: list[float] = []
+        started = False
+        try:
+            while not self._closing.is_set():
+                try:
+                    async with open_hold(self.house.workers, self._view_spec(), self.place) as hold:
+                        self.hold = hold
+                        self._unknown = True
+                        if not started:
+                            task_status.started()
+                            started = True
+                        await _either(self._closing, hold.ended)
+                except* GoexfsError as group:
+                    self.why_down = _first(group).message
+                    if not started:
+                        raise _first(group) from None
+                    log.error("view is down", session=self.id, error=self.why_down)
+                finally:
+                    self.hold = None
+                if self._closing.is_set():
+                    return
+                deaths = [at for at in deaths if at > time.monotonic() - RESTART_WINDOW]
+                deaths.append(time.monotonic())
+                log.warning("view worker died", session=self.id, deaths=len(deaths))
+                if len(deaths) >= RESTARTS:
+                    self.why_down = "its view keeps failing; the daemon's log says why"
+                    await self._closing.wait()
+        finally:
+            self._closed.set()
+
+    async def close(self) -> None:
+        """End the view; the layer stays.  Returns when everything is unmounted."""
+        self._closing.set()
+        await self._closed.wait()
+
+    def _view_spec(self) -> WorkerSpec:
+        view = self.house.config.view
+        squash = self.row.uid == 0 and view.squash_root
+        return self.house.worker_spec(
+            self.owner(),
+            self.roots(),
+            {"live": self.house.store.layer(self.id)},
+            {
+                "mountpoint": str(self.place.mountpoint),
+                "session": self.id,
+                "sandbox_uid": self.enter_uid if squash else None,
+                "sandbox_gid": self.enter_uid if squash else None,
+                "suid": view.suid,
+                "dev": view.dev,
+            },
+        )
+
+    def owner(self) -> Owner:
+        return Owner(self.row.uid, self.row.gid, self.row.groups)
+
+    def roots(self) -> tuple[Root, ...]:
+        return tuple(
+            Root(index, root.name, root.path, root.ino) for index, root in enumerate(self.row.roots)
+        )
+
+    # -- exclusion ---------------------------------------------------------------------------
+
+    @contextmanager
+    def exclusively(self, what: str) -> Iterator[None]:
+        """Hold the session for ``what``; InvalidState if it is busy or has ended."""
+        if self.row.state != "open":
+            raise InvalidState(f"session {self.row.name} is {self.row.state}")
+        if self.busy is not None:
+            raise InvalidState(
+                f"session {self.row.name} is busy: {self.busy}",
+                hint="wait for it to end, or stop it (Ctrl-C where it runs)",
+            )
+        self.busy = what
+        try:
+            yield
+        finally:
+            self.busy = None
+
+    def view(self) -> Hold:
+        """The serving view; ViewFailed when it is down."""
+        if self.hold is None or self.hold.ended.is_set():
+            raise ViewFailed(
+                f"session {self.row.name} has no view now: {self.why_down}",
+                hint="its changes are safe in the store; discard still works",
+            )
+        return self.hold
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    async def checkpoint(self, *, step: int | None, label: str | None) -> CheckpointInfo:
+        """Flush the view and snapshot the layer."""
+        count = await self.view().flush()
+        number = self.house.catalog.next_checkpoint(self.id)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self.house.store.snapshot, self.id, number)
+            parent = None if self.row.checkpoint < 0 else self.row.checkpoint
+            info = CheckpointInfo(
+                number=number, parent=parent, step=step, label=label, created=time.time()
+            )
+            self.row = self.house.catalog.add_checkpoint(self.row, info)
+        self._seen, self._unknown = count, False
+        return info
+
+    async def settle(self, label: str) -> CheckpointInfo | None:
+        """A checkpoint of what no checkpoint holds yet; None when there is nothing new."""
+        if self.row.checkpoint >= 0 and not await self.moved():
+            return None
+        return await self.checkpoint(step=None, label=label if self.row.checkpoint >= 0 else None)
+
+    async def moved(self) -> bool:
+        """Whether the layer may have changed since the last checkpoint."""
+        return self._unknown or await self.view().flush() != self._seen
+
+    async def rewind(self, to: int) -> CheckpointInfo | None:
+        """Bring the live view to checkpoint ``to``; returns a checkpoint saved on the way."""
+        if to not in {info.number for info in self.house.catalog.checkpoints(self.id)}:
+            raise NotFound(
+                f"session {self.row.name} has no checkpoint {to}", hint="goexfs log lists them"
+            )
+        saved = await self.settle("before rewind")
+        store = self.house.store
+        with trio.CancelScope(shield=True):
+            path = await trio.to_thread.run_sync(store.restore, self.id, to)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                await self.view().call("rewind", fd=fd)
+            finally:
+                os.close(fd)
+            await trio.to_thread.run_sync(store.adopt, self.id, path)
+            self.row = self.house.catalog.set_session(self.row, checkpoint=to)
+            self._seen = await self.view().flush()
+            self._unknown = False
+        return saved
+
+    # -- the change list ---------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def job(
+        self, entry: Callable[[Worker], None], layers: dict[str, Path], options: dict[str, Any]
+    ) -> AsyncIterator[Channel]:
+        """A worker of the owner's over this session's roots and the given layers."""
+        spec = self.house.worker_spec(self.owner(), self.roots(), layers, options)
+        async with open_channel(self.house.workers, entry, spec) as channel:
+            yield channel
+
+    def side(self, number: int | None) -> Path:
+        """The layer directory of a checkpoint, or the live one for None."""
+        if number is None:
+            return self.house.store.layer(self.id)
+        if number not in {info.number for info in self.house.catalog.checkpoints(self.id)}:
+            raise NotFound(
+                f"session {self.row.name} has no checkpoint {number}", hint="goexfs log lists them"
+            )
+        return self.house.store.checkpoint(self.id, number)
+
+    async def changes(
+        self,
+        before: int | None,
+        after: int | None,
+        *,
+        paths: list[tuple[int, bytes]] | None = None,
+        patch: bool = False,
+        listen: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+    ) -> Summary:
+        """Run the change job; its ``changes``, ``chunk`` and ``progress`` messages go to listen.
+
+        ``before`` is a checkpoint, None for the base; ``after`` a checkpoint, None for the live
+        layer.  Returns how many changes of each kind there are.
+        """
+        layers = {"to": self.side(after)}
+        if before is not None:
+            layers["from"] = self.side(before)
+        options = {"paths": list(paths or ()), "patch": patch}
+        async with self.job(layer_jobs.changes, layers, options) as channel:
+            while (message := await channel.receive()) is not None:
+                if message["event"] == "done":
+                    return Summary.model_validate(message["summary"])
+                if listen is not None:
+                    await listen(message)
+        raise ViewFailed("the worker that reads the changes ended early")
+
+    # -- words -------------------------------------------------------------------------------
+
+    def locate(self, path: str, cwd: str | None) -> tuple[int, bytes]:
+        """(root index, path below it) of a path that a user named; Usage if it is in no root.
+
+        Absolute: below a root or below the view.  Relative: to the caller's directory where that
+        lies in a root or the view, else ``ROOT/...`` with several roots, else below the root.
+        """
+        candidates = [path] if path.startswith("/") else []
+        if not candidates and cwd is not None and self._below(cwd) is not None:
+            candidates = [os.path.join(cwd, path)]
+        for candidate in candidates:
+            found = self._below(os.path.normpath(candidate))
+            if found is not None:
+                return found
+        clean = os.path.normpath(path)
+        if not path.startswith("/") and clean != ".." and not clean.startswith("../"):
+            if len(self.row.roots) == 1:
+                return 0, b"" if clean == "." else os.fsencode(clean)
+            head, _, rest = clean.partition("/")
+            for index, root in enumerate(self.row.roots):
+                if root.name == head:
+                    return index, os.fsencode(rest)
+        raise Usage(
+            f"{display(path)} lies in no root of session {self.row.name}",
+            hint="name a path below a root, or ROOT/path when there are several",
+        )
+
+    def holds(self, path: str) -> bool:
+        """Whether a real root or the view holds ``path``."""
+        return self._below(path) is not None
+
+    def _below(self, path: str) -> tuple[int, bytes] | None:
+        shown = self.info().roots
+        for index, root in enumerate(self.row.roots):
+            for top in (root.path, self.root_view(index), shown[index].view):
+                if path == top:
+                    return index, b""
+                if path.startswith(top + "/"):
+                    return index, os.fsencode(path[len(top) + 1 :])
+        return None
+
+    def enter(self, event: lifecycle.Event, **changes: Any) -> None:
+        """Advance the lifecycle, durably."""
+        state = lifecycle.advance(self.row.state, event)
+        self.row = self.house.catalog.set_session(self.row, state=state, **changes)
+
+
+async def _either(*events: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
+
+
+def _first(group: BaseExceptionGroup[GoexfsError]) -> GoexfsError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, GoexfsError)
+    return error
