@@ -1,0 +1,323 @@
+"""One script run: a step, with a checkpoint on either side.
+
+Whatever way the script ends (by itself, by its time limit, by Ctrl-C, because its client went
+away, because the daemon stops), everything it started is dead before the checkpoint after it is
+taken, and the step is recorded with what it changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import structlog
+import trio
+
+from goexfs import protocol as p
+from goexfs.errors import GoexfsError, SandboxFailed, Usage
+from goexfsd import sandbox
+from goexfsd.catalog import StepRow
+from goexfsd.config import Config
+from goexfsd.server import Call
+from goexfsd.session import Session
+from goexfsd.store import Store
+
+log = structlog.get_logger("goexfsd.steps")
+
+INTERRUPTED = 130
+"""The status of a script that was ended because its client went away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sandboxes:
+    """What every run shares: this machine's abilities, the cgroup root, the default policy."""
+
+    machine: sandbox.Machine
+    cgroups: sandbox.CgroupRoot
+    policy: sandbox.Policy
+    hide: tuple[str, ...]
+    """goexfs's own directories, invisible in every sandbox."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: Config) -> AsyncIterator[Sandboxes]:
+        """Look at the machine once; the cgroup root is removed at the end."""
+        machine = await trio.to_thread.run_sync(sandbox.find_machine)
+        cgroups = sandbox.open_cgroups(machine)
+        limits = config.limits
+        policy = sandbox.Policy(
+            network=config.network,
+            memory_bytes=limits.memory,
+            max_processes=limits.processes,
+            wall_seconds=limits.wall_seconds,
+            open_files=limits.open_files,
+            output_bytes=limits.output_bytes,
+        )
+        hide = (str(config.state_dir), str(config.runtime_dir))
+        try:
+            yield cls(machine, cgroups, policy, hide)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(cgroups.close)
+
+
+@dataclass(slots=True)
+class Kept:
+    """A bounded copy of one output stream: its first and its last half of ``limit`` bytes."""
+
+    limit: int
+    total: int = 0
+    _head: bytearray = field(default_factory=bytearray)
+    _tail: bytearray = field(default_factory=bytearray)
+
+    def add(self, data: bytes) -> None:
+        self.total += len(data)
+        half = self.limit // 2
+        room = half - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        if len(self._tail) > 2 * half + 65536:
+            del self._tail[: len(self._tail) - half]
+
+    @property
+    def truncated(self) -> bool:
+        return self.total > len(self._head) + len(self.tail)
+
+    @property
+    def tail(self) -> bytes:
+        return bytes(self._tail[-(self.limit // 2) :]) if self.limit > 1 else b""
+
+    def data(self) -> bytes:
+        """What is kept; a cut is marked with a line that says how much is missing."""
+        missing = self.total - len(self._head) - len(self.tail)
+        mark = f"\n[... {missing} bytes not kept ...]\n".encode() if missing else b""
+        return bytes(self._head) + mark + self.tail
+
+
+async def run(session: Session, sandboxes: Sandboxes, call: Call, request: p.Run) -> p.RunResult:
+    """Run the request's command or script as one step of the session."""
+    if not request.command and request.script is None:
+        raise Usage("there is nothing to run", hint="goexfs run -- CMD..., or --script FILE")
+    with session.exclusively(f"a script runs since {time.strftime('%H:%M:%S')}"):
+        session.view()
+        if session.row.checkpoint < 0:
+            await session.settle("")
+        else:
+            await session.settle("changed outside any step")
+        step = _Step(session, sandboxes, call, request)
+        return await step.run()
+
+
+class _Step:
+    def __init__(self, session: Session, sandboxes: Sandboxes, call: Call, request: p.Run) -> None:
+        self.session = session
+        self.sandboxes = sandboxes
+        self.call = call
+        self.request = request
+        self.policy = sandboxes.policy
+        limit = self.policy.output_bytes
+        self.kept = {"stdout": Kept(limit), "stderr": Kept(limit)}
+        catalog = session.house.catalog
+        self.row = StepRow(
+            session=session.id,
+            number=catalog.next_step(session.id),
+            command=tuple(request.command or [request.script.name if request.script else ""]),
+            state="running",
+            status=None,
+            timed_out=False,
+            started=time.time(),
+            ended=None,
+            before=session.row.checkpoint,
+            checkpoint=None,
+            summary=None,
+        )
+
+    async def run(self) -> p.RunResult:
+        launch = sandbox.plan(self._job(), self.policy, self.sandboxes.machine)
+        catalog = self.session.house.catalog
+        catalog.put_step(self.row)
+        self.session.running = self.row.number
+        outcome: sandbox.Outcome | None = None
+        try:
+            await self.session.view().call("step", number=self.row.number)
+            await self.call.emit("started", session=self.session.id, step=self.row.number)
+            outcome = await self._sandboxed(launch)
+        finally:
+            with trio.CancelScope(shield=True):
+                self.session.running = None
+                summary = await self._finish(outcome)
+        if outcome.sandbox_error is not None:
+            raise SandboxFailed(
+                f"the sandbox could not be set up: {outcome.sandbox_error}",
+                hint="goexfs doctor checks what it needs",
+            )
+        return self._result(outcome, summary)
+
+    def _job(self) -> sandbox.Job:
+        session, request = self.session, self.request
+        row = session.row
+        uid = session.enter_uid
+        script = request.script
+        return sandbox.Job(
+            uid=uid,
+            gid=row.gid if row.uid else uid,
+            groups=row.groups if row.uid else (),
+            user=row.user,
+            home=row.home,
+            views=tuple(
+                sandbox.View(session.root_view(index), root.path)
+                for index, root in enumerate(row.roots)
+            ),
+            cwd=self._cwd(),
+            argv=tuple(request.command),
+            env=dict(request.env),
+            script=None if script is None else (script.name, _script_bytes(script)),
+            pty=None
+            if request.pty is None
+            else (request.pty.rows, request.pty.cols, request.pty.term),
+            hide=self.sandboxes.hide,
+            session_id=session.id,
+            step=self.row.number,
+        )
+
+    def _cwd(self) -> str:
+        """Where the script starts: the caller's directory if a root holds it, else the root."""
+        cwd = self.request.cwd
+        if cwd is not None and self.session.holds(cwd):
+            index, below = self.session.locate(cwd, None)
+            return os.path.join(self.session.row.roots[index].path, os.fsdecode(below)).rstrip("/")
+        return self.session.row.roots[0].path
+
+    async def _sandboxed(self, launch: sandbox.Launch) -> sandbox.Outcome:
+        send, receive = trio.open_memory_channel[bytes](0)
+        stdin = receive if self.request.stdin or self.request.pty else None
+        async with trio.open_nursery() as nursery:
+            running = sandbox.Running()
+            nursery.start_soon(self._listen, send, running)
+            outcome = await sandbox.run(
+                launch,
+                cgroups=self.sandboxes.cgroups,
+                stdin=stdin,
+                output=self._output,
+                timeout=self.request.timeout or self.policy.wall_seconds,
+                running=running,
+            )
+            nursery.cancel_scope.cancel()
+        return outcome
+
+    async def _output(self, stream: str, data: bytes) -> None:
+        self.kept["stdout" if stream == "pty" else stream].add(data)
+        if self.request.stream or self.request.pty:
+            await self.call.emit_bytes("output", data, stream=stream)
+
+    async def _listen(self, stdin: trio.MemorySendChannel[bytes], running: sandbox.Running) -> None:
+        """Carry the client's notices to the script: input in order, the rest at once."""
+        pending, queue = trio.open_memory_channel[p.Input](float("inf"))
+
+        async def feed() -> None:
+            async for notice in queue:
+                data = _decode(notice.data, notice.encoding)
+                try:
+                    if data:
+                        await stdin.send(data)
+                except trio.BrokenResourceError:
+                    pass  # the script has closed its stdin: the rest is for nobody
+                await self.call.taken(len(notice.data))
+                if notice.eof:
+                    await stdin.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed)
+            async for notice in self.call.notices:
+                if isinstance(notice, p.Input):
+                    pending.send_nowait(notice)
+                elif isinstance(notice, p.Resize):
+                    running.resize(notice.rows, notice.cols)
+                elif isinstance(notice, p.Signal):
+                    running.signal(notice.name)
+
+    async def _finish(self, outcome: sandbox.Outcome | None) -> p.Summary:
+        """Checkpoint, summary, record; a failure here must not hide the script's own end."""
+        session = self.session
+        summary: p.Summary | None = None
+        number: int | None = None
+        try:
+            await session.view().call("step", number=0)
+            if await session.moved():
+                info = await session.checkpoint(step=self.row.number, label=None)
+                number = info.number
+                summary = await session.changes(self.row.before, number)
+            else:
+                info = await session.checkpoint(step=self.row.number, label=None)
+                number = info.number
+                summary = p.Summary()
+        except GoexfsError as error:
+            log.error("no checkpoint after a step", session=session.id, error=error.message)
+        await trio.to_thread.run_sync(self._keep)
+        stdout, stderr = self.kept["stdout"], self.kept["stderr"]
+        self.row = replace(
+            self.row,
+            state="done" if outcome is not None else "interrupted",
+            status=INTERRUPTED if outcome is None else outcome.status,
+            timed_out=outcome is not None and outcome.timed_out,
+            ended=time.time(),
+            checkpoint=number,
+            summary=summary,
+            stdout_bytes=stdout.total,
+            stderr_bytes=stderr.total,
+            truncated=stdout.truncated or stderr.truncated,
+        )
+        session.house.catalog.put_step(self.row)
+        return summary or p.Summary()
+
+    def _keep(self) -> None:
+        directory = self.session.house.store.steps_dir(self.session.id)
+        for suffix, kept in (("out", self.kept["stdout"]), ("err", self.kept["stderr"])):
+            if kept.total:
+                (directory / f"{self.row.number}.{suffix}").write_bytes(kept.data())
+
+    def _result(self, outcome: sandbox.Outcome, summary: p.Summary) -> p.RunResult:
+        quiet = not self.request.stream and self.request.pty is None
+        stdout, stderr = self.kept["stdout"], self.kept["stderr"]
+        return p.RunResult(
+            session=self.session.id,
+            step=self.row.number,
+            status=outcome.status,
+            signal=outcome.signal,
+            timed_out=outcome.timed_out,
+            duration=outcome.duration,
+            checkpoint=self.row.checkpoint,
+            summary=summary,
+            stdout=stdout.data().decode("utf-8", "replace") if quiet else None,
+            stderr=stderr.data().decode("utf-8", "replace") if quiet else None,
+            truncated=self.row.truncated,
+        )
+
+
+def _script_bytes(script: p.Script) -> bytes:
+    return _decode(script.text, script.encoding)
+
+
+def _decode(data: str, encoding: p.Encoding) -> bytes:
+    if encoding == "utf-8":
+        return data.encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise Usage("damaged base64 in a request") from error
+
+
+def kept_output(store: Store, session: str, step: int) -> tuple[str, str]:
+    """(stdout, stderr) that were kept of a step, as text."""
+    directory = store.steps_dir(session)
+    texts = []
+    for suffix in ("out", "err"):
+        path = directory / f"{step}.{suffix}"
+        texts.append(path.read_bytes().decode("utf-8", "replace") if path.exists() else "")
+    return texts[0], texts[1]
