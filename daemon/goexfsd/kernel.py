@@ -37,6 +37,8 @@ UMOUNT_NOFOLLOW = 8
 
 _FICLONE = 0x40049409
 _SYS_OPENAT2 = 437
+_SOL_SOCKET = 1
+_SO_PEERGROUPS = 59
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -164,6 +166,21 @@ def mount(source: str, target: str, fstype: str | None, flags: int, data: str | 
 def umount(target: str | bytes, flags: int = 0) -> None:
     """umount2(2)."""
     _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def peer_groups(fd: int) -> tuple[int, ...]:
+    """The supplementary groups of a unix socket's peer (SO_PEERGROUPS), of any number."""
+    count = 64
+    while True:
+        groups = (ctypes.c_uint32 * count)()
+        size = ctypes.c_uint32(ctypes.sizeof(groups))
+        # Python's own getsockopt takes at most 1024 bytes.
+        result = _libc.getsockopt(fd, _SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size))
+        if result < 0 and ctypes.get_errno() == errno.ERANGE:
+            count = size.value // 4 + 64
+            continue
+        _check(result)
+        return tuple(groups[: size.value // 4])
 
 
 def no_new_privs() -> None:

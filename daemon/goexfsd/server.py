@@ -31,11 +31,11 @@ from pydantic import ValidationError
 
 from goexfs.errors import BadJSON, BadRequest, GoexfsError, Internal, Limit
 from goexfs.protocol import MAX_INPUT_AHEAD, MAX_LINE, NOTICES, Envelope, Model
+from goexfsd import kernel
 
 log = structlog.get_logger("goexfsd.server")
 
 MAX_CONNECTIONS_PER_UID = 256
-_SO_PEERGROUPS = 59
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,7 @@ def peer_of(sock: socket.socket) -> Peer:
     pid, uid, gid = struct.unpack(
         "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     )
-    raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 65536)
-    groups = struct.unpack(f"{len(raw) // 4}I", raw)
-    return Peer(pid, uid, gid, groups)
+    return Peer(pid, uid, gid, kernel.peer_groups(sock.fileno()))
 
 
 def encode_bytes(data: bytes) -> dict[str, str]:

@@ -191,7 +191,8 @@ class _Step:
         cwd = self.request.cwd
         if cwd is not None and self.session.holds(cwd):
             index, below = self.session.locate(cwd, None)
-            return os.path.join(self.session.row.roots[index].path, os.fsdecode(below)).rstrip("/")
+            top = self.session.row.roots[index].path
+            return f"{top}/{os.fsdecode(below)}" if below else top
         return self.session.row.roots[0].path
 
     async def _sandboxed(self, launch: sandbox.Launch) -> sandbox.Outcome:

@@ -1,0 +1,101 @@
+"""The catalog: what was written is there after reopening; damage is told, not hidden."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from goexfs.errors import StoreFailed
+from goexfs.protocol import CheckpointInfo, Summary
+from goexfsd.catalog import Catalog, CommitRow, RootRow, SessionRow, StepRow, open_catalog
+
+SESSION = SessionRow(
+    id="s-1",
+    name="work",
+    uid=1000,
+    gid=1000,
+    groups=(1000, 27),
+    home="/home/u",
+    user="u",
+    slot=0,
+    roots=(RootRow("work", "/home/u/work", 42),),
+    at=None,
+    at_ino=0,
+    state="opening",
+    checkpoint=-1,
+    created=1.0,
+)
+STEP = StepRow("s-1", 1, ("true",), "running", None, False, 2.0, None, 0, None, None)
+COMMIT = CommitRow("c-1", "s-1", 1000, "m", "staging", False, 3.0, None, Summary(), 1, ("/w",))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.sqlite"
+
+
+@pytest.fixture
+def catalog(path: Path) -> Iterator[Catalog]:
+    opened = open_catalog(path)
+    opened.add_session(SESSION)
+    yield opened
+    opened.close()
+
+
+def test_everything_survives_reopening(catalog: Catalog, path: Path) -> None:
+    row = catalog.set_session(SESSION, state="open")
+    info = CheckpointInfo(number=0, parent=None, step=None, label=None, created=time.time())
+    row = catalog.add_checkpoint(row, info)
+    step = replace(STEP, state="done", status=3, summary=Summary(created=2), checkpoint=1)
+    catalog.put_step(STEP)
+    catalog.put_step(step)
+    catalog.add_commit(COMMIT)
+    commit = catalog.set_commit(COMMIT, state="done", applied=Summary(deleted=1), ended=4.0)
+    again = open_catalog(path)
+    try:
+        assert again.session("s-1") == row
+        assert again.sessions(frozenset(("open",))) == [row]
+        assert again.checkpoints("s-1") == [info]
+        assert again.steps("s-1") == [step]
+        assert again.commits(session="s-1", state="done") == [commit]
+        assert (again.next_checkpoint("s-1"), again.next_step("s-1")) == (1, 2)
+    finally:
+        again.close()
+
+
+def test_numbers_begin_where_they_should(catalog: Catalog) -> None:
+    assert (catalog.next_checkpoint("s-1"), catalog.next_step("s-1")) == (0, 1)
+
+
+def test_running_steps_are_interrupted_once(catalog: Catalog) -> None:
+    catalog.put_step(STEP)
+    assert catalog.interrupt_steps() == 1
+    assert catalog.interrupt_steps() == 0
+    found = catalog.step("s-1", 1)
+    assert found is not None
+    assert found.state == "interrupted"
+
+
+def test_a_failed_write_leaves_nothing_behind(catalog: Catalog) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        catalog.add_session(SESSION)
+    catalog.set_session(SESSION, state="open")
+
+
+def test_damage_is_told(path: Path) -> None:
+    path.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(StoreFailed, match="cannot be used"):
+        open_catalog(path)
+
+
+def test_a_later_schema_is_refused(catalog: Catalog, path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE meta SET value='99' WHERE key='schema'")
+    db.close()
+    with pytest.raises(StoreFailed, match="schema 99"):
+        open_catalog(path)
