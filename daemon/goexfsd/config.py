@@ -66,8 +66,6 @@ class Config(_Part):
     """What a script gets unless the run asks for less."""
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    stop_seconds: float = Field(default=20, gt=0)
-    """How long a clean shutdown may wait for running scripts."""
 
     @field_validator("store", mode="before")
     @classmethod
