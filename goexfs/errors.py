@@ -13,6 +13,7 @@ GoexfsError                 exit 1
  +-- Unavailable            exit 7   no daemon answers
  +-- InvalidState           exit 1   right request, wrong moment (a step is running, ...)
  +-- SandboxFailed          exit 125 the sandbox could not be built; the script never ran
+ +-- NotExecutable          exit 126 the script is nothing that could be run
  +-- StoreFailed            exit 1   the store is missing, damaged or not a btrfs
  +-- ViewFailed             exit 1   the view could not be mounted, or its worker died
  +-- CommitFailed           exit 1   applying failed; says what state the base is in
@@ -118,6 +119,12 @@ class SandboxFailed(GoexfsError):
     code = "sandbox_failed"
     number = -32009
     exit_status = 125
+
+
+class NotExecutable(GoexfsError):
+    code = "not_executable"
+    number = -32014
+    exit_status = 126
 
 
 class StoreFailed(GoexfsError):

@@ -45,6 +45,13 @@ def display(name: bytes | str) -> str:
     return "".join(_shown(char) for char in text)
 
 
+def visible(text: str) -> str:
+    """Any text for a terminal: as ``display``, but tabs, newlines and backslashes stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if char in "\n\t\\" else _shown(char) for char in text)
+
+
 def _shown(char: str) -> str:
     if char == "\\":
         return "\\\\"

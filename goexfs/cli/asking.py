@@ -1,0 +1,81 @@
+"""One question, one answer: a connection, the session and directory that go with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from goexfs.wire import Message, OnEvent, connect
+
+
+def ask(method: str, params: Message, on_event: OnEvent | None = None) -> Message:
+    """The result of a request, on a connection of its own."""
+    with connect() as connection:
+        return connection.call(method, params, on_event)
+
+
+def path(name: str) -> str:
+    """The wire form of a path."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        if not name.startswith("base64:"):
+            return name
+    # Not UTF-8: rare, and the only reason to load names here.
+    from goexfs.names import to_wire
+
+    return to_wire(os.fsencode(name))
+
+
+def here() -> str | None:
+    """The current directory; None where it is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def where(session: str | None, **more: Any) -> Message:
+    """Params that pick the session; further ones that are None are left out."""
+    params: Message = {name: value for name, value in more.items() if value is not None}
+    if session is not None:
+        params["session"] = session
+    directory = here()
+    if directory is not None:
+        params["cwd"] = path(directory)
+    return params
+
+
+def real(name: str) -> str:
+    """An absolute path without symlinks, in wire form; what does not exist stays as it is."""
+    return path(os.path.realpath(name))
+
+
+def paths(session: str | None, names: Iterable[str]) -> list[str]:
+    """Paths that a user gave: relative to the current directory where a session's root holds
+    it, else left relative to the session's root."""
+    given = list(names)
+    directory = here()
+    if not given or directory is None or not _inside(session, path(directory)):
+        return [path(name) for name in given]
+    return [path(os.path.normpath(os.path.join(directory, name))) for name in given]
+
+
+def _inside(session: str | None, directory: str) -> bool:
+    for each in ask("ls", {})["sessions"]:
+        if session in (None, each["session"], each["name"]):
+            tops = [top for root in each["roots"] for top in (root["path"], root["view"])]
+            if any(directory == top or directory.startswith(f"{top}/") for top in tops):
+                return True
+    return False
+
+
+def many_roots(session: str) -> bool:
+    """Whether paths of this session need their root's name before them."""
+    for each in ask("ls", {"all": True})["sessions"]:
+        if each["session"] == session:
+            return len(each["roots"]) > 1
+    return False

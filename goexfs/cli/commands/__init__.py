@@ -1,0 +1,1 @@
+"""One module a verb, each with its ``command``; ``goexfs.cli.group`` loads them by name."""

@@ -1,0 +1,85 @@
+"""``goexfs commit``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from goexfs.cli.asking import ask, paths, where
+from goexfs.cli.ending import state
+from goexfs.cli.options import command as declare
+from goexfs.cli.options import with_json, with_session
+from goexfs.errors import Conflict
+from goexfs.wire import Message
+
+
+@declare(
+    "commit",
+    'goexfs commit -m "rename the module"',
+    "goexfs commit src/ README.md",
+)
+@click.argument("names", nargs=-1, metavar="[PATH]...")
+@click.option("-m", "--message", default="", metavar="TEXT", help="Say what this commit is.")
+@click.option(
+    "--checkpoint",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Commit exactly checkpoint N; refused if the view has moved on.",
+)
+@with_session
+@with_json
+def command(
+    names: tuple[str, ...], message: str, checkpoint: int | None, session: str | None
+) -> int:
+    """Apply a session's changes, or those at PATHs, to the real directories.
+
+    If anything there changed meanwhile, nothing is applied and every conflict is named (exit
+    status 3).  A commit of everything ends the session.
+    """
+    params = where(session, message=message, checkpoint=checkpoint)
+    if names:
+        params["paths"] = paths(session, names)
+    result = commit(params, quiet=state().json)
+    if state().json:
+        from goexfs.cli.show import print_json
+
+        print_json(result)
+    else:
+        report(result)
+    return Conflict.exit_status if result.get("conflicts") else 0
+
+
+def commit(params: Message, quiet: bool) -> Message:
+    """Ask for it, with a progress line."""
+    from goexfs.cli.progress import Progress
+
+    progress = Progress(quiet)
+
+    def on_event(method: str, event: dict[str, Any]) -> None:
+        if method == "progress":
+            progress.update(event)
+
+    try:
+        return ask("commit", params, on_event)
+    finally:
+        progress.clear()
+
+
+def report(result: Message) -> None:
+    """What was done, for people."""
+    from goexfs.cli import show
+
+    if result.get("conflicts"):
+        conflicts = result["conflicts"]
+        what = show.plural(len(conflicts), "conflict")
+        click.echo(f"goexfs: nothing was committed: {what} with the real directory", err=True)
+        show.print_conflicts(conflicts)
+    elif result["commit"] is None:
+        print("nothing to commit")
+    else:
+        print(f"committed {show.summary(result['applied'])} as {result['commit']}")
+        if show.total(result["remaining"]):
+            print(f"left in the session: {show.summary(result['remaining'])}")
+        elif result["closed"]:
+            print("the session is closed")

@@ -1,0 +1,97 @@
+"""``goexfs log``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from goexfs.cli import show
+from goexfs.cli.asking import ask, where
+from goexfs.cli.ending import state
+from goexfs.cli.options import command as declare
+from goexfs.cli.options import with_json, with_session
+from goexfs.names import visible
+from goexfs.wire import Message
+
+
+@declare("log", "goexfs log", "goexfs log -s nightly --json")
+@with_session
+@with_json
+def command(session: str | None) -> None:
+    """List a session's steps, checkpoints and commits, oldest first.
+
+    `*` marks the checkpoint that the view descends from.  `goexfs rewind N` goes to checkpoint N,
+    those that were left by an earlier rewind (`~`) included.
+    """
+    result = ask("log", where(session))
+    if state().json:
+        show.print_json(result)
+        return
+    from goexfs.cli.pager import paged
+
+    with paged() as stream:
+        for line in lines(result):
+            stream.write(line.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def lines(result: Message) -> Iterator[str]:
+    """Everything that happened, in the order it happened."""
+    session = result["session"]
+    yield f"session {show.name(session['name'])} ({session['session']}), {session['state']}"
+    current = session.get("checkpoint", 0)
+    line = _ancestry(result["checkpoints"], current)
+    after = {each["checkpoint"]: each for each in result["steps"] if each["checkpoint"] is not None}
+    rows: list[tuple[float, tuple[str, ...]]] = []
+    for each in result["checkpoints"]:
+        mark = "*" if each["number"] == current else " " if each["number"] in line else "~"
+        step = after.get(each["number"])
+        what = _step(step) if step is not None else _by_hand(each)
+        rows.append((each["created"], (f"{mark} {each['number']}", *what)))
+    for each in result["steps"]:
+        if each["checkpoint"] is None:
+            rows.append((each["started"], ("  -", *_step(each))))
+    for each in result["commits"]:
+        rows.append((each["created"], ("  -", *_commit(each))))
+    rows.sort(key=lambda row: row[0])
+    yield from show.table(
+        ((row[0], show.moment(at), *row[1:]) for at, row in rows),
+        ("CHECKPOINT", "WHEN", "WHAT", "RESULT", "CHANGED"),
+    )
+
+
+def _ancestry(checkpoints: list[dict[str, Any]], number: int | None) -> set[int]:
+    parents = {each["number"]: each["parent"] for each in checkpoints}
+    found: set[int] = set()
+    while number is not None and number not in found:
+        found.add(number)
+        number = parents.get(number)
+    return found
+
+
+def _step(step: dict[str, Any]) -> tuple[str, str, str]:
+    command = visible(shlex.join(step["command"])).replace("\n", "\\n")
+    changed = "" if step["summary"] is None else show.summary(step["summary"])
+    return f"step {step['number']}: {command}", _outcome(step), changed
+
+
+def _outcome(step: dict[str, Any]) -> str:
+    if step["state"] != "done":
+        return str(step["state"])
+    took = show.span((step["ended"] or step["started"]) - step["started"])
+    if step["timed_out"]:
+        return f"timed out, {took}"
+    return f"exit {step['status']}, {took}"
+
+
+def _by_hand(checkpoint: dict[str, Any]) -> tuple[str, str, str]:
+    label = checkpoint["label"]
+    if label is not None:
+        return f"checkpoint: {visible(label)}", "", ""
+    return ("start" if checkpoint["parent"] is None else "checkpoint"), "", ""
+
+
+def _commit(commit: dict[str, Any]) -> tuple[str, str, str]:
+    first = visible(commit["message"]).split("\n")[0]
+    what = f"commit {commit['commit']}" + (f": {first}" if first else "")
+    return what, "partial" if commit["partial"] else "", show.summary(commit["applied"])

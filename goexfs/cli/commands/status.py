@@ -1,0 +1,42 @@
+"""``goexfs status``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from goexfs.cli.asking import ask, where
+from goexfs.cli.ending import state
+from goexfs.cli.options import command as declare
+from goexfs.cli.options import with_json, with_session
+from goexfs.wire import Message
+
+
+@declare("status", "goexfs status", "goexfs status -s nightly --json")
+@with_session
+@with_json
+def command(session: str | None) -> None:
+    """Show a session: where it is mounted, what runs, how much it changed."""
+    result = ask("status", where(session))
+    from goexfs.cli import show
+
+    if state().json:
+        show.print_json(result)
+        return
+    for line in show.table(_rows(result)):
+        print(line)
+
+
+def _rows(result: Message) -> Iterator[tuple[str, str]]:
+    from goexfs.cli import show
+
+    session = result["session"]
+    yield "session", f"{show.name(session['name'])} ({session['session']})"
+    yield "state", f"{session['state']}, at checkpoint {session.get('checkpoint', 0)}"
+    for root in session["roots"]:
+        yield "root", show.name(root["path"])
+        yield "view", show.name(root["view"])
+    running = session.get("running") or []
+    steps = ", ".join(str(number) for number in running)
+    yield "steps", f"{result['steps']}, " + (f"running: {steps}" if running else "none running")
+    yield "changes", show.summary(result["summary"])
+    yield "layer", show.size(result["layer_bytes"])

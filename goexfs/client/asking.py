@@ -1,0 +1,172 @@
+"""What both clients say: calls as request models, a script's input as notices.  No I/O.
+
+Session arguments may be an id, a name, a model that names one, or None: then the caller's
+working directory picks the one open session that holds it.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from goexfs.errors import Unavailable, Usage
+from goexfs.names import to_wire
+from goexfs.protocol import (
+    METHODS,
+    Diff,
+    Model,
+    Mount,
+    Reply,
+    Run,
+    RunResult,
+    Script,
+    SessionInfo,
+)
+from goexfs.wire import MAX_AHEAD, Message, decode, encode
+
+Session = str | SessionInfo | RunResult | None
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_METHOD: dict[type[Model], str] = {request: name for name, (request, _) in METHODS.items()}
+_PIECE = 64 * 1024
+
+
+M = TypeVar("M", bound=Model)
+R = TypeVar("R", bound=Reply)
+
+
+def build(kind: type[M], **fields: Any) -> M:
+    """The request; Usage where a field makes no sense."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise Usage(f"{method_of(kind)}: {name}: {first['msg']}") from error
+
+
+def understand(kind: type[R], found: Message) -> R:
+    """The reply; Unavailable where it is none that this library knows."""
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        raise Unavailable(
+            f"goexfsd's answer is no {kind.__name__}: {error.errors()[0]['msg']}",
+            hint="client and daemon are of versions that do not fit",
+        ) from error
+
+
+def method_of(kind: type[Model]) -> str:
+    return _METHOD[kind]
+
+
+def method(request: Model) -> str:
+    return method_of(type(request))
+
+
+def params(request: Model) -> Message:
+    return request.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def path(value: Path) -> str:
+    """The wire form of a path as the caller has it."""
+    return to_wire(os.fsencode(value))
+
+
+def where(session: Session) -> dict[str, Any]:
+    """``session`` and ``cwd`` of a request."""
+    chosen = session if session is None or isinstance(session, str) else session.session
+    try:
+        return {"session": chosen, "cwd": path(pathlib.Path.cwd())}
+    except FileNotFoundError:  # a directory that was removed under us picks nothing
+        return {"session": chosen}
+
+
+def mount(roots: Sequence[Path], name: str | None, at: Path | None) -> Mount:
+    place = None if at is None else path(os.path.realpath(os.fsencode(at)))
+    return build(
+        Mount,
+        roots=[path(os.path.realpath(os.fsencode(root))) for root in roots],
+        name=name,
+        at=place,
+    )
+
+
+def script(text: str | bytes | None, name: str) -> Script | None:
+    if text is None:
+        return None
+    coded = encode(text.encode() if isinstance(text, str) else text)
+    return Script(text=coded["data"], encoding=coded["encoding"], name=name)
+
+
+def run(
+    command: Sequence[str],
+    session: Session,
+    text: str | bytes | None,
+    script_name: str,
+    timeout: float | None,
+    env: Mapping[str, str] | None,
+    label: str | None,
+    *,
+    stream: bool,
+    stdin: bool,
+) -> Run:
+    return build(
+        Run,
+        **where(session),
+        command=list(command),
+        script=script(text, script_name),
+        timeout=timeout,
+        env=dict(env or {}),
+        label=label,
+        stream=stream,
+        stdin=stdin,
+    )
+
+
+def diff(
+    paths: Sequence[Path],
+    session: Session,
+    step: int | None,
+    from_: int | None,
+    to: int | None,
+    *,
+    patch: bool,
+) -> Diff:
+    span = {"step": step, "from": from_, "to": to}
+    return build(Diff, **where(session), **span, paths=[path(each) for each in paths], patch=patch)
+
+
+def output(params: Message) -> tuple[str, bytes]:
+    """Stream and bytes of an ``output`` event."""
+    return params["stream"], decode(params)
+
+
+class Feed:
+    """A script's input, sent no more than ``MAX_AHEAD`` bytes ahead of what it took."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._sent = 0
+        self._taken = 0
+        self._ended = False
+
+    def took(self, count: int) -> None:
+        self._taken += count
+
+    def notices(self, request: int) -> Iterator[Message]:
+        """The params of the ``input`` notices that may be sent now."""
+        while self._sent < len(self._data):
+            room = MAX_AHEAD - (self._sent - self._taken)
+            if room <= 0:
+                return
+            piece = self._data[self._sent : self._sent + min(room, _PIECE)]
+            self._sent += len(piece)
+            yield {"request": request, **encode(piece)}
+        if not self._ended:
+            self._ended = True
+            yield {"request": request, "eof": True}

@@ -1,0 +1,287 @@
+"""The same client for trio.  See ``goexfs.client`` for what every call promises.
+
+Resource handling: a call opens its connection and closes it before it returns, also when it is
+cancelled; no task outlives a call, and no nursery is needed, so errors arrive unwrapped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import trio
+
+from goexfs.client import asking
+from goexfs.client.asking import Feed, Path, Session
+from goexfs.protocol import (
+    Checkpoint,
+    CheckpointInfo,
+    Commit,
+    CommitResult,
+    DiffResult,
+    Discard,
+    DiscardResult,
+    Doctor,
+    DoctorResult,
+    Log,
+    LogResult,
+    Ls,
+    LsResult,
+    Model,
+    Output,
+    OutputResult,
+    Ping,
+    PingResult,
+    ProgressEvent,
+    Reply,
+    Rewind,
+    RewindResult,
+    RunResult,
+    SessionInfo,
+    Status,
+    StatusResult,
+)
+from goexfs.wire import (
+    Lines,
+    Message,
+    answers,
+    decode,
+    gone,
+    is_event,
+    notice_line,
+    parse,
+    request_line,
+    result,
+    socket_path,
+    unreachable,
+)
+
+R = TypeVar("R", bound=Reply)
+OnEvent = Callable[[str, Message], Awaitable[None]]
+OnOutput = Callable[[str, bytes], Awaitable[None]]
+"""Awaited with "stdout" or "stderr" and bytes, as they come."""
+OnProgress = Callable[[ProgressEvent], Awaitable[None]]
+_REQUEST = 1
+
+
+@asynccontextmanager
+async def connect_trio(socket: str | os.PathLike[str] | None = None) -> AsyncIterator[TrioClient]:
+    """A client of the daemon at ``socket`` (else ``$GOEXFS_SOCKET``, else the system's).
+
+    Raises Unavailable when none answers there.
+    """
+    client = TrioClient(None if socket is None else os.fspath(socket))
+    await client.ping()
+    yield client
+
+
+class _Call:
+    """One connection with one request under way."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._lines = Lines()
+
+    async def send(self, line: bytes) -> None:
+        try:
+            await self._stream.send_all(line)
+        except trio.BrokenResourceError:
+            return  # the reason, if the daemon gave one before it hung up, is still to be read
+
+    async def receive(self) -> list[Message]:
+        try:
+            piece = await self._stream.receive_some(65536)
+        except trio.BrokenResourceError as error:
+            raise gone() from error
+        if not piece:
+            raise gone()
+        return [parse(line) for line in self._lines.feed(piece)]
+
+    async def finish(
+        self, request: Model, on_event: OnEvent | None = None, feed: Feed | None = None
+    ) -> Message:
+        """Ask, hand events on, feed the input, return the result."""
+        await self.send(request_line(_REQUEST, asking.method(request), asking.params(request)))
+        while True:
+            for notice in feed.notices(_REQUEST) if feed is not None else ():
+                await self.send(notice_line("input", notice))
+            for message in await self.receive():
+                if answers(message, _REQUEST):
+                    return result(message)
+                if not is_event(message, _REQUEST):
+                    continue
+                if message["method"] == "taken" and feed is not None:
+                    feed.took(message["params"]["bytes"])
+                elif on_event is not None:
+                    await on_event(message["method"], message["params"])
+
+
+class TrioClient:
+    """A daemon's verbs, for trio; tasks may share it."""
+
+    def __init__(self, socket: str | None = None) -> None:
+        self._socket = socket
+
+    async def _ask(
+        self,
+        request: Model,
+        reply: type[R],
+        on_event: OnEvent | None = None,
+        feed: Feed | None = None,
+    ) -> R:
+        where = self._socket or socket_path()
+        try:
+            stream = await trio.open_unix_socket(where)
+        except OSError as error:
+            raise unreachable(where, error) from error
+        async with stream:
+            found = await _Call(stream).finish(request, on_event, feed)
+        return asking.understand(reply, found)
+
+    async def ping(self) -> PingResult:
+        return await self._ask(Ping(), PingResult)
+
+    async def mount(
+        self, *roots: Path, name: str | None = None, at: Path | None = None
+    ) -> SessionInfo:
+        """Open a session over one or more real directories and mount its view."""
+        return await self._ask(asking.mount(roots, name, at), SessionInfo)
+
+    async def ls(self, *, all: bool = False) -> list[SessionInfo]:
+        return (await self._ask(asking.build(Ls, all=all), LsResult)).sessions
+
+    async def status(self, session: Session = None) -> StatusResult:
+        return await self._ask(asking.build(Status, **asking.where(session)), StatusResult)
+
+    async def run(
+        self,
+        command: Sequence[str] = (),
+        *,
+        session: Session = None,
+        script: str | bytes | None = None,
+        script_name: str = "script",
+        timeout: float | None = None,  # noqa: ASYNC109 (the daemon's limit on the script)
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        label: str | None = None,
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
+        """Run a command, or a script's text with ``command`` as its arguments; ``timeout`` in s.
+
+        With ``on_output`` the output is streamed to it; without, it is in the result.  A script
+        that fails is no exception: look at ``status``.  Cancelled: the script is killed.
+        """
+        request = asking.run(
+            command,
+            session,
+            script,
+            script_name,
+            timeout,
+            env,
+            label,
+            stream=on_output is not None,
+            stdin=stdin is not None,
+        )
+
+        async def on_event(method: str, params: Message) -> None:
+            if method == "output" and on_output is not None:
+                await on_output(*asking.output(params))
+
+        return await self._ask(request, RunResult, on_event, None if stdin is None else Feed(stdin))
+
+    async def diff(
+        self,
+        *paths: Path,
+        session: Session = None,
+        step: int | None = None,
+        from_: int | None = None,
+        to: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> DiffResult:
+        """What the session changed (or a step did, or what differs between two checkpoints)."""
+        request = asking.diff(paths, session, step, from_, to, patch=False)
+        return await self._ask(request, DiffResult, _progress(on_progress))
+
+    async def patch(
+        self,
+        *paths: Path,
+        session: Session = None,
+        step: int | None = None,
+        from_: int | None = None,
+        to: int | None = None,
+        on_chunk: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> bytes:
+        """The same as a patch in git's format; with ``on_chunk`` it goes there piece by piece."""
+        kept: list[bytes] = []
+
+        async def on_event(method: str, params: Message) -> None:
+            if method != "chunk":
+                return
+            if on_chunk is None:
+                kept.append(decode(params))
+            else:
+                await on_chunk(decode(params))
+
+        request = asking.diff(paths, session, step, from_, to, patch=True)
+        await self._ask(request, DiffResult, on_event)
+        return b"".join(kept)
+
+    async def log(self, session: Session = None) -> LogResult:
+        return await self._ask(asking.build(Log, **asking.where(session)), LogResult)
+
+    async def output(self, step: int, *, session: Session = None) -> OutputResult:
+        """The kept output of a step."""
+        return await self._ask(
+            asking.build(Output, **asking.where(session), step=step), OutputResult
+        )
+
+    async def checkpoint(
+        self, label: str | None = None, *, session: Session = None
+    ) -> CheckpointInfo:
+        return await self._ask(
+            asking.build(Checkpoint, **asking.where(session), label=label), CheckpointInfo
+        )
+
+    async def rewind(self, to: int, *, session: Session = None) -> RewindResult:
+        """Take the live view back (or forward) to a checkpoint."""
+        return await self._ask(asking.build(Rewind, **asking.where(session), to=to), RewindResult)
+
+    async def commit(
+        self,
+        *paths: Path,
+        session: Session = None,
+        message: str = "",
+        checkpoint: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> CommitResult:
+        """Apply the session's changes, or those at ``paths``, to the real directories.
+
+        Nothing was applied where the result has ``conflicts``.
+        """
+        request = asking.build(
+            Commit,
+            **asking.where(session),
+            message=message,
+            paths=[asking.path(path) for path in paths],
+            checkpoint=checkpoint,
+        )
+        return await self._ask(request, CommitResult, _progress(on_progress))
+
+    async def discard(self, session: Session = None) -> DiscardResult:
+        return await self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)
+
+    async def doctor(self) -> DoctorResult:
+        return await self._ask(Doctor(), DoctorResult)
+
+
+def _progress(on_progress: OnProgress | None) -> OnEvent | None:
+    if on_progress is None:
+        return None
+
+    async def on_event(method: str, params: Message) -> None:
+        if method == "progress":
+            await on_progress(ProgressEvent.model_validate(params))
+
+    return on_event

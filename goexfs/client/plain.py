@@ -1,0 +1,227 @@
+"""The synchronous client.  See ``goexfs.client`` for what every call promises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from goexfs.client import asking
+from goexfs.client.asking import Feed, Path, Session
+from goexfs.protocol import (
+    Checkpoint,
+    CheckpointInfo,
+    Commit,
+    CommitResult,
+    DiffResult,
+    Discard,
+    DiscardResult,
+    Doctor,
+    DoctorResult,
+    Log,
+    LogResult,
+    Ls,
+    LsResult,
+    Model,
+    Output,
+    OutputResult,
+    Ping,
+    PingResult,
+    ProgressEvent,
+    Reply,
+    Rewind,
+    RewindResult,
+    RunResult,
+    SessionInfo,
+    Status,
+    StatusResult,
+)
+from goexfs.wire import Connection, Message, answers, decode, is_event, result
+from goexfs.wire import connect as open_connection
+
+R = TypeVar("R", bound=Reply)
+OnOutput = Callable[[str, bytes], None]
+"""Called with "stdout" or "stderr" and bytes, as they come."""
+OnProgress = Callable[[ProgressEvent], None]
+
+
+def connect(socket: str | os.PathLike[str] | None = None) -> Client:
+    """A client of the daemon at ``socket`` (else ``$GOEXFS_SOCKET``, else the system's).
+
+    Raises Unavailable when none answers there.
+    """
+    client = Client(None if socket is None else os.fspath(socket))
+    client.ping()
+    return client
+
+
+class Client:
+    """A daemon's verbs.  ``with`` it or not: between calls it holds nothing open."""
+
+    def __init__(self, socket: str | None = None) -> None:
+        self._socket = socket
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def _ask(
+        self, request: Model, reply: type[R], on_event: Callable[[str, Message], None] | None = None
+    ) -> R:
+        with open_connection(self._socket) as connection:
+            found = connection.call(asking.method(request), asking.params(request), on_event)
+        return asking.understand(reply, found)
+
+    def ping(self) -> PingResult:
+        return self._ask(Ping(), PingResult)
+
+    def mount(self, *roots: Path, name: str | None = None, at: Path | None = None) -> SessionInfo:
+        """Open a session over one or more real directories and mount its view."""
+        return self._ask(asking.mount(roots, name, at), SessionInfo)
+
+    def ls(self, *, all: bool = False) -> list[SessionInfo]:
+        return self._ask(asking.build(Ls, all=all), LsResult).sessions
+
+    def status(self, session: Session = None) -> StatusResult:
+        return self._ask(asking.build(Status, **asking.where(session)), StatusResult)
+
+    def run(
+        self,
+        command: Sequence[str] = (),
+        *,
+        session: Session = None,
+        script: str | bytes | None = None,
+        script_name: str = "script",
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        label: str | None = None,
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
+        """Run a command, or a script's text with ``command`` as its arguments; ``timeout`` in s.
+
+        With ``on_output`` the output is streamed to it; without, it is in the result.  A script
+        that fails is no exception: look at ``status``.
+        """
+        request = asking.run(
+            command,
+            session,
+            script,
+            script_name,
+            timeout,
+            env,
+            label,
+            stream=on_output is not None,
+            stdin=stdin is not None,
+        )
+        with open_connection(self._socket) as connection:
+            feed = None if stdin is None else Feed(stdin)
+            return asking.understand(RunResult, _run(connection, request, feed, on_output))
+
+    def diff(
+        self,
+        *paths: Path,
+        session: Session = None,
+        step: int | None = None,
+        from_: int | None = None,
+        to: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> DiffResult:
+        """What the session changed (or a step did, or what differs between two checkpoints)."""
+        request = asking.diff(paths, session, step, from_, to, patch=False)
+        return self._ask(request, DiffResult, _progress(on_progress))
+
+    def patch(
+        self,
+        *paths: Path,
+        session: Session = None,
+        step: int | None = None,
+        from_: int | None = None,
+        to: int | None = None,
+        on_chunk: Callable[[bytes], None] | None = None,
+    ) -> bytes:
+        """The same as a patch in git's format; with ``on_chunk`` it goes there piece by piece."""
+        kept: list[bytes] = []
+        take = kept.append if on_chunk is None else on_chunk
+
+        def on_event(method: str, params: Message) -> None:
+            if method == "chunk":
+                take(decode(params))
+
+        request = asking.diff(paths, session, step, from_, to, patch=True)
+        self._ask(request, DiffResult, on_event)
+        return b"".join(kept)
+
+    def log(self, session: Session = None) -> LogResult:
+        return self._ask(asking.build(Log, **asking.where(session)), LogResult)
+
+    def output(self, step: int, *, session: Session = None) -> OutputResult:
+        """The kept output of a step."""
+        return self._ask(asking.build(Output, **asking.where(session), step=step), OutputResult)
+
+    def checkpoint(self, label: str | None = None, *, session: Session = None) -> CheckpointInfo:
+        return self._ask(
+            asking.build(Checkpoint, **asking.where(session), label=label), CheckpointInfo
+        )
+
+    def rewind(self, to: int, *, session: Session = None) -> RewindResult:
+        """Take the live view back (or forward) to a checkpoint."""
+        return self._ask(asking.build(Rewind, **asking.where(session), to=to), RewindResult)
+
+    def commit(
+        self,
+        *paths: Path,
+        session: Session = None,
+        message: str = "",
+        checkpoint: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> CommitResult:
+        """Apply the session's changes, or those at ``paths``, to the real directories.
+
+        Nothing was applied where the result has ``conflicts``.
+        """
+        request = asking.build(
+            Commit,
+            **asking.where(session),
+            message=message,
+            paths=[asking.path(path) for path in paths],
+            checkpoint=checkpoint,
+        )
+        return self._ask(request, CommitResult, _progress(on_progress))
+
+    def discard(self, session: Session = None) -> DiscardResult:
+        return self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)
+
+    def doctor(self) -> DoctorResult:
+        return self._ask(Doctor(), DoctorResult)
+
+
+def _progress(on_progress: OnProgress | None) -> Callable[[str, Message], None] | None:
+    if on_progress is None:
+        return None
+
+    def on_event(method: str, params: Message) -> None:
+        if method == "progress":
+            on_progress(ProgressEvent.model_validate(params))
+
+    return on_event
+
+
+def _run(
+    connection: Connection, request: Model, feed: Feed | None, on_output: OnOutput | None
+) -> Message:
+    number = connection.request(asking.method(request), asking.params(request))
+    while True:
+        for notice in feed.notices(number) if feed is not None else ():
+            connection.notify("input", notice)
+        for message in connection.receive():
+            if answers(message, number):
+                return result(message)
+            if not is_event(message, number):
+                continue
+            if message["method"] == "taken" and feed is not None:
+                feed.took(message["params"]["bytes"])
+            elif message["method"] == "output" and on_output is not None:
+                on_output(*asking.output(message["params"]))
