@@ -11,7 +11,7 @@ import os
 import uuid
 from pathlib import Path
 
-import btrfs
+import btrfs.ioctl
 
 from goexfs.errors import Denied, InvalidState, StoreFailed
 from goexfsd import kernel
@@ -40,8 +40,7 @@ def lock(path: Path) -> int:
 
 def _check(path: Path, fd: int) -> None:
     try:
-        with btrfs.FileSystem(str(path)) as fs:
-            fs.fs_info()
+        btrfs.ioctl.fs_info(fd)  # only a btrfs answers
     except OSError as error:
         raise StoreFailed(
             f"the store {path} does not lie on a btrfs file system",

@@ -23,22 +23,46 @@ _PATIENCE = 10.0
 def discard(store: Path, path: Path) -> None:
     """Make ``path`` (a directory or subvolume of ours) vanish, then free what it held.
 
-    Once the rename is done the caller's promise is kept; if freeing finds no room even with
-    the reserve, the rest is left to the next sweep.
+    Once ``path`` is gone the promise is kept; what cannot be freed yet is left to the next
+    sweep.  Where there is no room even for a rename, it is removed in place, subvolumes first:
+    for deletions btrfs keeps a reserve of its own.
     """
+    if subvolumes.is_subvolume(path):  # one call, whole or not at all
+        with_room(store, partial(subvolumes.delete, path))
+        return
     aside = store / TRASH / f"{path.name}.{uuid.uuid4().hex[:12]}"
-    with_room(store, partial(path.rename, aside))
     try:
-        with_room(store, partial(_remove, aside))
+        path.rename(aside)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        remove(store, path)
+        return
+    try:
+        remove(store, aside)
     except OSError as error:
         if error.errno not in FULL:
             raise
 
 
+def remove(store: Path, path: Path) -> None:
+    """Remove a tree of ours where it stands; subvolumes in it first and whole."""
+    with_room(store, partial(_remove_subvolumes, path))
+    with_room(store, partial(_remove, path))
+
+
+def _remove_subvolumes(path: Path) -> None:
+    if subvolumes.is_subvolume(path):
+        subvolumes.delete(path)
+    elif path.is_dir() and not path.is_symlink():
+        for entry in list(path.iterdir()):
+            _remove_subvolumes(entry)
+
+
 def sweep(store: Path) -> None:
     """Delete what an earlier life left in ``trash``."""
     for entry in sorted((store / TRASH).iterdir()):
-        with_room(store, partial(_remove, entry))
+        remove(store, entry)
 
 
 def sweep_session(store: Path, session: Path) -> None:

@@ -22,9 +22,10 @@ from pathlib import Path
 from goexfs.errors import InvalidState, Limit, NotFound
 from goexfsd import kernel
 from goexfsd.layer import format as names
-from goexfsd.store import garbage, subvolumes, usage
+from goexfsd.store import garbage, image, subvolumes, usage
 from goexfsd.store.faults import FULL, told_as
 from goexfsd.store.settings import MIB
+from goexfsd.store.usage import Usage
 
 _SESSIONS = "sessions"
 _COMMITS = "commits"
@@ -34,6 +35,8 @@ _STEPS = "steps"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _DISK_MARGIN = 16 * MIB
 """Kept free on the disk beneath an image: btrfs cannot recover from a write that finds none."""
+_PATIENCE = 10.0
+"""Seconds to wait for what was deleted to give its room back."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class Store:
     """The image file, None for a directory on the user's btrfs."""
     lock_fd: int
     """Held for as long as the store is open, so that nobody else uses it."""
+    grows: bool = False
+    """Whether an image that is nearly full is enlarged."""
     _held: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Session → (changed_at, bytes) of the last ``layer_bytes``."""
 
@@ -151,6 +156,9 @@ class Store:
         self._held.pop(sid, None)
         self._discard(self._session(sid), "discarding a session")
         with self._telling("discarding a session"):
+            now = usage.read(self.path, None)
+            if now.free_bytes < now.total_bytes // 10:  # the room is wanted now, not at leisure
+                subvolumes.wait_cleaned(self.path, _PATIENCE)
             usage.keep_reserve(self.path)
 
     def steps_dir(self, sid: str) -> Path:
@@ -193,7 +201,7 @@ class Store:
         """The commits that are on disk."""
         return [entry.name for entry in _entries(self.path / _COMMITS)]
 
-    def usage(self) -> usage.Usage:
+    def usage(self) -> Usage:
         """How full the store is."""
         with self._telling("reading its usage"):
             return usage.read(self.path, self.image)
@@ -249,22 +257,32 @@ class Store:
         return subvolumes.made_at(first)
 
     def _check_room(self) -> None:
-        """Refuse early what would run the disk beneath a sparse image full."""
+        """Enlarge an image that is nearly full, if it may; refuse early what would run the
+        disk beneath it full."""
         if self.image is None:
             return
-        disk = os.statvfs(self.image.parent)
-        if disk.f_bavail * disk.f_frsize < _DISK_MARGIN:
+        now = usage.read(self.path, self.image)
+        if now.disk_free_bytes is not None and now.disk_free_bytes < _DISK_MARGIN:
             raise Limit(
                 f"the disk that holds the store image {self.image} is full",
                 hint=f"free some room below {self.image.parent}, or discard sessions",
             )
+        if self.grows and now.free_bytes < now.total_bytes // 10:
+            self._enlarge(now)
+
+    def _enlarge(self, now: Usage) -> None:
+        assert self.image is not None
+        more = min(now.total_bytes // 2, (now.disk_free_bytes or 0) * 4 // 5)
+        if more // MIB:
+            size = (now.total_bytes + more) // MIB * MIB
+            image.grow(self.image, self.lock_fd, self.path, size)
 
     def _with_cleaning(self, action: Callable[[], None]) -> None:
         """Do it; if there is no room, wait for deleted subvolumes to give theirs back."""
         try:
             action()
         except OSError as error:
-            if error.errno not in FULL or not subvolumes.wait_cleaned(self.path, 10.0):
+            if error.errno not in FULL or not subvolumes.wait_cleaned(self.path, _PATIENCE):
                 raise
             action()
 
@@ -275,8 +293,7 @@ class Store:
             try:
                 action()
             except BaseException:
-                if path.exists():
-                    garbage.discard(self.path, path)
+                garbage.remove(self.path, path)
                 raise
 
         self._with_cleaning(attempt)

@@ -34,6 +34,7 @@ _FSID = slice(32, 48)  # offsets in struct btrfs_super_block
 _MAGIC_AT = slice(64, 72)
 _TOTAL_BYTES = struct.Struct("<112xQ")
 _MIXED_BELOW = 256 * MIB  # separate data and metadata groups waste a small file system
+_LEAST_RESIZE = 256 * MIB  # the kernel refuses to resize to less
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME
 _OPTIONS = "discard=async"  # what a discarded session held goes back to the host's disk
 
@@ -203,6 +204,7 @@ def grow(image: Path, fd: int, target: Path, size_bytes: int) -> None:
     """Enlarge the mounted image to ``size_bytes``; smaller is left alone."""
     if size_bytes <= os.fstat(fd).st_size:
         return
+    size_bytes = max(size_bytes, _LEAST_RESIZE)
     os.truncate(fd, size_bytes)
     os.fsync(fd)
     device = mounts.loop_of(image)

@@ -66,7 +66,7 @@ def _open_image(
             raise image.missing(path, note)
         image.create(path, settings.size_bytes)
     fd = image.lock(path)
-    store = Store(target, path, fd)
+    store = Store(target, path, fd, settings.grow)
     try:
         found = image.examine(path, fd, known.uuid if known else None)
         image.attach(path, target)

@@ -26,11 +26,11 @@ class StoreSettings:
     image: Path | None = None
     """The image file; None = ``store.img`` in the state directory."""
     size_bytes: int | None = None
-    """The image's size at most (it is sparse: room is taken as it is used).  None = four fifths
-    of what is free beside it at first start, between 512 MiB and 1 TiB."""
+    """The size of a new image (it is sparse: room is taken as it is used).  None = four fifths
+    of what is free beside it, between 512 MiB and 1 TiB."""
     grow: bool = True
-    """Whether an existing image smaller than ``size_bytes`` is enlarged at start.  An image is
-    never shrunk."""
+    """Whether an image is enlarged: at start to ``size_bytes``, later by half when less than a
+    tenth of it is free and the disk beneath has room.  It is never shrunk."""
 
 
 def default_size(free_bytes: int) -> int:

@@ -47,7 +47,8 @@ def read(path: Path, image: Path | None) -> Usage:
     """The usage of the btrfs at ``path``; ``image`` is its image file, if it has one."""
     with btrfs.FileSystem(str(path)) as fs:
         usage = fs.usage()
-        total, free = int(usage.total), int(usage.free_data)
+        mixed = fs.mixed_groups()
+        total, free = int(usage.total), int(usage.free_mixed if mixed else usage.free_data)
         used = int(usage.virtual_used)
     beneath = shutil.disk_usage(image.parent).free if image is not None else None
     if beneath is not None:

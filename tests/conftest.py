@@ -1,0 +1,53 @@
+"""For every test: a private temporary directory, and a guard that fails what leaves a trace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import leaks
+
+_TEMPORARY = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A directory of this run's own for whatever uses ``tempfile``: 0755, for other uids too."""
+    leaks.become_reaper()
+    temporary = Path(tempfile.mkdtemp(prefix="goexfs-test-"))
+    temporary.chmod(0o755)
+    (temporary / "pytest").mkdir()  # where tmp_path makes its own
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(temporary / "pytest")
+    config.stash[_TEMPORARY] = temporary
+    tempfile.tempdir = str(temporary)
+    os.environ["TMPDIR"] = str(temporary)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    temporary = config.stash.get(_TEMPORARY, None)
+    if temporary is None:
+        return
+    for mount in sorted(leaks.mounts_below(temporary), reverse=True):
+        # A test that left it was failed for it; the machine is cleaned all the same.
+        subprocess.run(["umount", "--lazy", mount], check=False)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def temporary(pytestconfig: pytest.Config) -> Path:
+    """This run's temporary directory; every user may enter it."""
+    return pytestconfig.stash[_TEMPORARY]
+
+
+@pytest.fixture(autouse=True)
+def _no_trace_left(temporary: Path) -> Iterator[None]:
+    before = leaks.take(temporary)
+    yield
+    found = leaks.left_behind(before, temporary)
+    if found:
+        pytest.fail("the test left behind: " + "; ".join(found))
