@@ -6,10 +6,12 @@ It knows nothing of layers, views or sessions.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Iterator, Sequence
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -24,6 +26,10 @@ AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 
+ATTR_IMMUTABLE = 0x10
+ATTR_APPEND = 0x20
+ATTR_MOUNT_ROOT = 0x2000
+
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
@@ -36,9 +42,11 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 _FICLONE = 0x40049409
+_STATX_MNT_ID = 0x1000
 _SYS_OPENAT2 = 437
 _SOL_SOCKET = 1
 _SO_PEERGROUPS = 59
+_SYS_SETGROUPS = {"x86_64": 116, "i686": 206, "ppc64le": 81, "s390x": 206}  # else 159
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -125,6 +133,18 @@ def linkat_fd(fd: int, new_dir: int, new: bytes) -> None:
     os.link(f"/proc/self/fd/{fd}".encode(), new, dst_dir_fd=new_dir, follow_symlinks=True)
 
 
+def statx_extra(dir_fd: int, name: bytes) -> tuple[int, int]:
+    """The ATTR_* bits of an entry and the id of the mount it lies on, by statx(2).
+
+    Never follows a symlink; an empty name asks about ``dir_fd`` itself.
+    """
+    buffer = (ctypes.c_char * 256)()
+    flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
+    _check(_libc.statx(dir_fd, name, flags, ctypes.c_uint(_STATX_MNT_ID), buffer), name)
+    attributes = int.from_bytes(buffer[8:16], "little")
+    return attributes, int.from_bytes(buffer[144:152], "little")
+
+
 def syncfs(fd: int) -> None:
     """Write back the whole file system that ``fd`` lies on."""
     _check(_libc.syncfs(fd))
@@ -133,6 +153,11 @@ def syncfs(fd: int) -> None:
 def ficlone(dst_fd: int, src_fd: int) -> None:
     """Make ``dst_fd`` share all data of ``src_fd`` (reflink)."""
     fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+
+
+def dup_from(fd: int, lowest: int) -> int:
+    """A close-on-exec duplicate whose number is at least ``lowest``."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
 def lock_exclusive(fd: int, *, wait: bool) -> bool:
@@ -181,6 +206,34 @@ def peer_groups(fd: int) -> tuple[int, ...]:
             continue
         _check(result)
         return tuple(groups[: size.value // 4])
+
+
+@contextlib.contextmanager
+def eyes_of(uid: int, gid: int, groups: Sequence[int]) -> Iterator[None]:
+    """This thread alone accesses files as ``uid`` meanwhile (setfsuid(2), setgroups of the
+    thread); needs root.  Capabilities over files are gone while uid is not 0.
+
+    Nothing inside may start threads or processes.
+    """
+    kept = os.getgroups()
+    _set_thread_groups(groups)
+    try:
+        _libc.setfsgid(gid)
+        _libc.setfsuid(uid)
+        if _libc.setfsuid(uid) != uid:  # it reports no error otherwise (man setfsuid)
+            raise PermissionError(errno.EPERM, "cannot take the user's identity")
+        yield
+    finally:
+        _libc.setfsuid(os.geteuid())
+        _libc.setfsgid(os.getegid())
+        _set_thread_groups(kept)
+
+
+def _set_thread_groups(groups: Sequence[int]) -> None:
+    """setgroups(2) of the calling thread only; libc's wrapper would change all threads."""
+    array = (ctypes.c_uint32 * len(groups))(*groups)
+    number = _SYS_SETGROUPS.get(os.uname().machine, 159)
+    _check(_libc.syscall(ctypes.c_long(number), ctypes.c_size_t(len(groups)), array))
 
 
 def no_new_privs() -> None:

@@ -1,0 +1,247 @@
+"""What must be looked at before each run, with the eyes of the uid that the script will have.
+
+Which hidden paths exist, which unix sockets somebody listens on (a read-only mount does not stop
+connect), which directories above a root the uid may not enter.  Only names and types are looked
+at, by a thread that has taken the uid for file access, so that a path that the user prepared
+leads nowhere that the user could not go.
+
+Symbolic links are resolved: what is masked is what they lead to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import functools
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from goexfs.errors import SandboxFailed
+from goexfsd import kernel
+
+_LISTENING = 0x10000  # __SO_ACCEPTCON, in /proc/net/unix
+_DATAGRAM = 2
+_MOST_SOCKETS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Where to look, and as whom."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+    hidden: tuple[str, ...]
+    hide: tuple[str, ...]
+    visible: tuple[str, ...]
+    """What the sandbox shows of the real file system, below these and nowhere else."""
+    views: tuple[tuple[str, str], ...]
+    """(source, dest)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Something to be made empty, at a real path."""
+
+    path: str
+    directory: bool
+    in_view: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found."""
+
+    own_home: bool = False
+    """The home is there, and the uid's own."""
+    masks: tuple[Mask, ...] = ()
+    sockets: tuple[str, ...] = ()
+    walls: tuple[str, ...] = ()
+    """Directories above a root that the uid may not enter: they become empty ones."""
+
+
+def beneath(path: str, directory: str) -> bool:
+    """Whether ``path`` is ``directory`` or lies below it (by name alone)."""
+    return path == directory or directory == "/" or path.startswith(directory + "/")
+
+
+async def look(search: Search, seconds: float = 10) -> Found:
+    """Carry out the search; SandboxFailed if a file system does not answer in time."""
+    with trio.move_on_after(seconds):
+        return await trio.to_thread.run_sync(_look, search, abandon_on_cancel=True)
+    raise SandboxFailed(
+        f"{search.home} does not answer: what has to be hidden there cannot be found",
+        hint="a network or FUSE file system may hang",
+    )
+
+
+def _look(search: Search) -> Found:
+    listening = _listening()
+    with kernel.eyes_of(search.uid, search.gid, search.groups):
+        return _Eyes(search).found(listening)
+
+
+class _Eyes:
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.own_home = self._own_home()
+        self.visible = tuple(
+            path for path in search.visible if path != search.home or self.own_home
+        )
+
+    def found(self, listening: list[str]) -> Found:
+        masks = {mask.path: mask for mask in self._masks()}
+        return Found(
+            own_home=self.own_home,
+            masks=tuple(masks[path] for path in sorted(masks)),
+            sockets=tuple(self._sockets(listening)),
+            walls=tuple(dict.fromkeys(self._walls())),
+        )
+
+    def _own_home(self) -> bool:
+        with contextlib.suppress(OSError):
+            return Path(self.search.home).stat().st_uid == self.search.uid
+        return False
+
+    def _masks(self) -> Iterator[Mask]:
+        for path in matches(self.search.hidden, self.search.home):
+            yield from self._mask(path)
+        for path in self.search.hide:
+            yield from self._mask(path)
+
+    def _mask(self, path: str) -> Iterator[Mask]:
+        """The masks for one real path, where the sandbox would show it."""
+        real = os.path.realpath(path)
+        view = self._view(real)
+        if view is not None:
+            source, dest = view
+            if real != dest:  # a root that was handed over is not hidden
+                yield from self._present(real, source + real[len(dest) :], in_view=True)
+        elif any(beneath(real, shown) for shown in self.visible):
+            yield from self._present(real, real, in_view=False)
+
+    def _present(self, path: str, look_at: str, *, in_view: bool) -> Iterator[Mask]:
+        try:
+            mode = os.lstat(look_at).st_mode
+        except OSError:
+            return
+        if stat.S_ISLNK(mode):  # in the view it is a link now: nothing is mounted through it
+            return
+        yield Mask(path, stat.S_ISDIR(mode), in_view)
+
+    def _view(self, path: str) -> tuple[str, str] | None:
+        """The innermost view that shows ``path``."""
+        holding = [view for view in self.search.views if beneath(path, view[1])]
+        return max(holding, key=lambda view: len(view[1]), default=None)
+
+    def _sockets(self, listening: list[str]) -> Iterator[str]:
+        count = 0
+        for path in listening:
+            real = os.path.realpath(path)
+            if self._view(real) or not any(beneath(real, shown) for shown in self.visible):
+                continue
+            if not Path(real).exists():
+                continue
+            count += 1
+            if count > _MOST_SOCKETS:
+                raise SandboxFailed("too many sockets in the directories that scripts see")
+            yield real
+
+    def _walls(self) -> Iterator[str]:
+        for _, dest in self.search.views:
+            parts = dest.strip("/").split("/")[:-1]
+            for depth in range(1, len(parts) + 1):
+                ancestor = "/" + "/".join(parts[:depth])
+                if not any(beneath(ancestor, shown) for shown in self.visible):
+                    continue
+                try:
+                    os.lstat(ancestor + "/.")  # Path would drop the dot
+                except PermissionError:
+                    yield ancestor
+                    break
+                except OSError:
+                    break
+
+
+def _listening() -> list[str]:
+    """The paths of unix sockets that one could connect or send to."""
+    found = []
+    with Path("/proc/net/unix").open("rb") as lines:
+        next(lines, None)
+        for line in lines:
+            fields = line.split(None, 7)
+            if len(fields) < 8 or not fields[7].startswith(b"/"):
+                continue
+            if int(fields[3], 16) & _LISTENING or int(fields[4], 16) == _DATAGRAM:
+                found.append(os.fsdecode(fields[7].rstrip(b"\n")))
+    return found
+
+
+@dataclass(slots=True)
+class _Node:
+    """A directory level of the patterns, so that each directory is listed once."""
+
+    hidden: bool = False
+    children: dict[str, _Node] = field(default_factory=dict)
+    globs: list[tuple[re.Pattern[str], _Node]] = field(default_factory=list)
+
+    def child(self, part: str) -> _Node:
+        if not any(char in part for char in "*?["):
+            return self.children.setdefault(part, _Node())
+        node = _Node()
+        self.globs.append((re.compile(fnmatch.translate(part)), node))
+        return node
+
+
+@functools.lru_cache(maxsize=64)
+def _tree(patterns: tuple[str, ...]) -> tuple[_Node, _Node]:
+    """The patterns below the home, and those from the top."""
+    home, top = _Node(), _Node()
+    for pattern in patterns:
+        node = home if pattern.startswith("~/") else top
+        for part in pattern.removeprefix("~").strip("/").split("/"):
+            node = node.child(part)
+        node.hidden = True
+    return home, top
+
+
+def matches(patterns: tuple[str, ...], home: str) -> list[str]:
+    """The existing paths that match: ``~/`` is ``home``; what cannot be entered is skipped."""
+    below_home, top = _tree(patterns)
+    return [*_walk(below_home, home.rstrip("/")), *_walk(top, "")]
+
+
+def _walk(node: _Node, directory: str) -> Iterator[str]:
+    try:
+        names = [entry.name for entry in os.scandir(directory or "/")]
+    except OSError:
+        yield from _blind(node, directory)
+        return
+    for name in names:
+        path = f"{directory}/{name}"
+        candidates = [node.children[name]] if name in node.children else []
+        candidates += [child for pattern, child in node.globs if pattern.match(name)]
+        if any(child.hidden for child in candidates):
+            yield path
+        else:
+            for child in candidates:
+                yield from _walk(child, path)
+
+
+def _blind(node: _Node, directory: str) -> Iterator[str]:
+    """A directory that may be entered but not listed: names can still be tried."""
+    for name, child in node.children.items():
+        path = f"{directory}/{name}"
+        if not os.path.lexists(path):
+            continue
+        if child.hidden:
+            yield path
+        else:
+            yield from _walk(child, path)

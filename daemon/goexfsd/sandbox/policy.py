@@ -1,0 +1,77 @@
+"""What a script may do and use: one frozen value, made at the edge and handed down.
+
+A policy says nothing of a particular run (that is the ``Job``) or machine (``Machine``).
+Paths beginning with ``~/`` are below the owner's home; hidden ones may hold ``*`` in their
+last parts.  Sizes are bytes, times seconds.  Every limit that is set is enforced or the run is
+refused, unless ``unenforced`` says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from goexfsd.sandbox.secrets import SECRETS
+
+MIB = 1024 * 1024
+
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc",
+    "/opt",
+    "/nix/store",
+    "/gnu/store",
+    "/sys/devices/system/cpu",
+    "/var/cache/fontconfig",
+    "/var/lib/dpkg",
+    "/var/lib/texmf",
+)
+"""What a script sees of the system, read-only, where it exists.  Nothing else: above all no
+``/run``, ``/var/run``, ``/sys`` or other users' homes, where sockets and secrets live."""
+
+ENVIRONMENT = ("LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR")
+"""Variables of the caller that are passed on; a run may set others, unless they look secret."""
+
+
+class Policy(BaseModel):
+    """The boundary of one run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: Literal["none", "host"] = "none"
+    memory_bytes: int = Field(default=4096 * MIB, ge=16 * MIB)
+    """Of everything the script starts together, its private /tmp and page cache included."""
+    max_processes: int = Field(default=512, ge=4)
+    """Processes and threads together."""
+    cpu: float | None = Field(default=None, gt=0)
+    """Processors' worth of time; None: all there are."""
+    wall_seconds: float | None = Field(default=None, gt=0)
+    grace_seconds: float = Field(default=2.0, ge=0, le=60)
+    """Between a polite signal and the end."""
+    open_files: int = Field(default=4096, ge=32)
+    """For each process."""
+    file_bytes: int | None = Field(default=None, ge=0)
+    """The largest single file that it may write."""
+    tmp_bytes: int = Field(default=2048 * MIB, ge=MIB)
+    """Of the private /tmp."""
+    output_bytes: int = Field(default=MIB, ge=0)
+    """Kept with a step, for each stream; streaming is flow-controlled, not bounded."""
+    system: tuple[str, ...] = SYSTEM
+    read: tuple[str, ...] = ()
+    """More to see, read-only."""
+    home: bool = True
+    """Show the owner's home read-only (never in a session of root)."""
+    hidden: tuple[str, ...] = SECRETS
+    environment: tuple[str, ...] = ENVIRONMENT
+    unenforced: Literal["refuse", "allow"] = "refuse"
+    """What to do where the machine cannot enforce a limit."""
+
+
+DEFAULT = Policy()
