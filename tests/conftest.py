@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import leaks
+from daemons import Goexfs as Goexfs
+from daemons import MakeDaemon as MakeDaemon
 
 _TEMPORARY = pytest.StashKey[Path]()
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 _BIN = Path(sys.executable).parent
 _START_SECONDS = 20.0
@@ -40,6 +41,12 @@ class Done:
     status: int
     out: str
     err: str
+
+
+class Goexfs(Protocol):
+    """The ``goexfs`` fixture: run the command line, check how it ended."""
+
+    def __call__(self, *arguments: str | Path, status: int | None = 0, **how: Any) -> Done: ...
 
 
 @dataclass(slots=True)
@@ -162,3 +169,9 @@ class Daemon:
             extra_groups=[] if user else None,
         )
         return Done(done.returncode, done.stdout, done.stderr)
+
+
+class MakeDaemon(Protocol):
+    """The ``make_daemon`` fixture: start a daemon with a configuration of one's own."""
+
+    def __call__(self, config: str = "", *arguments: str) -> Daemon: ...

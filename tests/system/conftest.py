@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 import leaks
-from daemons import Daemon, Done, User
+from daemons import Daemon, Done, Goexfs, MakeDaemon, User
 from manifests import Manifest, manifest
 
 _HERE = Path(__file__).parent
@@ -88,10 +88,6 @@ def ext4_image(arena: Path) -> Iterator[Path]:
         yield mount
 
 
-class MakeDaemon(Protocol):
-    def __call__(self, config: str = "", *arguments: str) -> Daemon: ...
-
-
 @pytest.fixture
 def make_daemon(temporary: Path) -> Iterator[MakeDaemon]:
     """Start daemons with a configuration of the test's own; each is stopped and checked."""
@@ -139,10 +135,6 @@ def _end(daemon: Daemon) -> list[str]:
 def daemon(make_daemon: MakeDaemon) -> Daemon:
     """A private daemon with a store of 512 MiB."""
     return make_daemon()
-
-
-class Goexfs(Protocol):
-    def __call__(self, *arguments: str | Path, status: int | None = 0, **how: Any) -> Done: ...
 
 
 @pytest.fixture
