@@ -133,13 +133,14 @@ async def _run(
     decided = False
     try:
         async with session.job(commit_jobs.commit, layers, options) as channel:
-            final = await _until_intent(channel, listen)
-            if final is None:
+            nothing = await _until_intent(channel, listen)
+            if nothing is not None:
+                return _result(session, row, nothing, committed=False)
+            with trio.CancelScope(shield=True):
+                row = catalog.set_commit(row, state="intent")
                 decided = True
-                with trio.CancelScope(shield=True):
-                    row = catalog.set_commit(row, state="intent")
-                    channel.send({"cmd": "go"})
-                    final = await _until_applied(channel, listen)
+                channel.send({"cmd": "go"})
+                final = await _until_applied(channel, listen)
     except CommitFailed as error:
         if not decided:
             raise
@@ -151,9 +152,8 @@ async def _run(
             with trio.CancelScope(shield=True):
                 catalog.drop_commit(row.id)
                 await trio.to_thread.run_sync(store.delete_commit, row.id)
-    if decided:
-        row = finish(session, row, final)
-    return _result(session, row, final, committed=decided)
+    row = finish(session, row, final)
+    return _result(session, row, final, committed=True)
 
 
 def finish(session: Session, row: CommitRow, final: dict[str, Any]) -> CommitRow:
