@@ -151,7 +151,7 @@ def file_keys(tree: Tree, entry: Entry) -> list[FileKey]:
         st = entry.st
         if st.st_nlink == 1:
             return [entry.base]
-        return [entry.base, (0 if st.st_dev == tree.base_dev else st.st_dev, st.st_ino)]
+        return [entry.base, tree.inode(st)]
     record = tree.seen.copies.get(entry.st.st_ino)
     if record is None:
         return [entry.st.st_ino]

@@ -8,6 +8,7 @@ same: nothing refers to it.  It reads no file but the log.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -29,6 +30,10 @@ _NAMED = (
 _SAW = (Kind.COPY, Kind.HIDE, Kind.ALIAS)
 
 
+Inode = tuple[int, int]
+"""Device (0: the root's own) and inode of a base file."""
+
+
 @dataclass(slots=True)
 class Seen:
     """The log of one root."""
@@ -37,8 +42,10 @@ class Seen:
     """Base path -> what was there when the session first changed it."""
     copies: dict[int, Record] = field(default_factory=dict)
     """Upper inode -> its COPY record."""
-    covered: dict[int, set[bytes]] = field(default_factory=dict)
-    """Upper inode -> the base names that it replaced or that are gone."""
+    several: dict[Inode, int] = field(default_factory=dict)
+    """Base files with several names -> how many they had when first touched."""
+    covered: dict[Inode, set[bytes]] = field(default_factory=dict)
+    """The same -> those names that lead no more to the base's inode or its copy by themselves."""
     modes: dict[int, int] = field(default_factory=dict)
     owners: dict[int, tuple[int, int]] = field(default_factory=dict)
     times: set[int] = field(default_factory=set)
@@ -47,17 +54,27 @@ class Seen:
         """Take one more record, in the log's order."""
         kind, ino = record.kind, record.upper_ino
         if kind in _SAW:
-            self.first.setdefault(record.path, record.identity)
+            self._saw(record)
         if kind is Kind.COPY:
             self.copies.setdefault(ino, record)
-        if kind is Kind.COPY or kind is Kind.ALIAS:
-            self.covered.setdefault(ino, set()).add(record.path)
         elif kind is Kind.MODE:
             self._mode(ino, record.identity.mode)
         elif kind is Kind.OWNER:
             self.owners[ino] = (record.identity.uid, record.identity.gid)
         elif kind is Kind.TIMES:
             self.times.add(ino)
+
+    def _saw(self, record: Record) -> None:
+        was = record.identity
+        self.first.setdefault(record.path, was)
+        if was.nlink > 1 and not stat.S_ISDIR(was.mode):
+            inode = (was.dev, was.ino)
+            self.several.setdefault(inode, was.nlink)
+            self.covered.setdefault(inode, set()).add(record.path)
+
+    def uncovered(self, inode: Inode) -> int:
+        """How many names a base file still has that the layer says nothing of."""
+        return max(0, self.several.get(inode, 0) - len(self.covered.get(inode, ())))
 
     def _mode(self, ino: int, mode: int) -> None:
         if mode:

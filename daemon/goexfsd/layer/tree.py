@@ -27,7 +27,7 @@ from goexfsd.layer.format import (
     is_whiteout,
     unescape_xattr,
 )
-from goexfsd.layer.seen import Seen
+from goexfsd.layer.seen import Inode, Seen
 
 STAGING = b".goexfs-stage-"
 """Names in the base that begin so are a commit's own; no view shows them."""
@@ -336,12 +336,12 @@ class Tree:
                 return Entry(node.path, st, node, node.lower, node.lower, node.key)
         return Entry(node.path, node.st, node, None, node.lower, node.key)
 
-    def _of_base(self, path: bytes, base: bytes) -> Entry | None:
+    def _of_base(self, path: bytes, base: bytes, true_place: bool) -> Entry | None:
         st = self._base_stat(base)
         if st is None:
             return None
         if stat.S_ISDIR(st.st_mode):
-            return Entry(path, st, None, base, base, base)
+            return Entry(path, st, None, base, base, base if true_place else 0)
         if st.st_nlink > 1 and self.indexed:
             name = self.index_name(st)
             if name in self.indexed:
@@ -351,8 +351,7 @@ class Tree:
 
     def index_name(self, st: os.stat_result) -> bytes:
         """The name that a base inode has in index/ once it is copied up."""
-        dev = 0 if st.st_dev == self.base_dev else st.st_dev
-        return b"%d-%x-%x" % (self.root_index, dev, st.st_ino)
+        return b"%d-%x-%x" % (self.root_index, *self.inode(st))
 
     def child(self, parent: Entry, name: bytes) -> Entry | None:
         """What the view shows under ``name``."""
@@ -364,7 +363,9 @@ class Tree:
                 return self._of_node(node)
         if parent.lower is None:
             return None
-        return self._of_base(join(parent.path, name), join(parent.lower, name))
+        # What is below a doubled directory is not the base's directory of that name.
+        true_place = parent.key == parent.lower
+        return self._of_base(join(parent.path, name), join(parent.lower, name), true_place)
 
     def touched(self, parent: Entry) -> set[bytes]:
         """The names that the upper tree speaks of, whiteouts too."""
@@ -466,18 +467,24 @@ class Tree:
 
     def links(self, entry: Entry) -> int:
         """How many names the file has in the view."""
-        if entry.base is not None or entry.is_dir:
-            return entry.st.st_nlink if not entry.is_dir else 1
+        if entry.is_dir:
+            return 1
+        if entry.base is not None:
+            inode = self.inode(entry.st)
+            return self.seen.uncovered(inode) if inode in self.seen.several else entry.st.st_nlink
         ino = entry.st.st_ino
-        names = entry.st.st_nlink - (ino in self._indexed_inos)
-        return max(names, 1 if entry.node else 0) + self.uncovered(ino)
+        return entry.st.st_nlink - (ino in self._indexed_inos) + self.uncovered(ino)
+
+    def inode(self, st: os.stat_result) -> Inode:
+        """A base inode as records name it."""
+        return 0 if st.st_dev == self.base_dev else st.st_dev, st.st_ino
 
     def uncovered(self, ino: int) -> int:
-        """How many names of a copied-up file have no upper entry of their own."""
+        """How many names show the copied-up file ``ino`` without an upper entry of their own."""
         record = self.seen.copies.get(ino)
-        if record is None or stat.S_ISDIR(record.identity.mode):
+        if record is None:
             return 0
-        return max(0, record.identity.nlink - len(self.seen.covered.get(ino, ())))
+        return self.seen.uncovered((record.identity.dev, record.identity.ino))
 
     def open(self, entry: Entry) -> int | None:
         """A descriptor to read the regular file's content; None if it is none any more, or the
