@@ -131,10 +131,12 @@ async def _run(
     }
     options = {"commit": row.id, "paths": list(paths)}
     decided = False
+    clean = False
     try:
         async with session.job(commit_jobs.commit, layers, options) as channel:
             nothing = await _until_intent(channel, listen)
             if nothing is not None:
+                clean = True
                 return _result(session, row, nothing, committed=False)
             with trio.CancelScope(shield=True):
                 row = catalog.set_commit(row, state="intent")
@@ -147,13 +149,28 @@ async def _run(
         log.warning("commit worker failed; rolling forward", commit=row.id, error=error.message)
         with trio.CancelScope(shield=True):
             final = await roll(session, row)
+    except GoexfsError:
+        clean = True  # the worker said so itself, having taken its staging back
+        raise
     finally:
         if not decided:
             with trio.CancelScope(shield=True):
-                catalog.drop_commit(row.id)
-                await trio.to_thread.run_sync(store.delete_commit, row.id)
+                await _take_back(session, row, clean=clean)
     row = finish(session, row, final)
     return _result(session, row, final, committed=True)
+
+
+async def _take_back(session: Session, row: CommitRow, *, clean: bool) -> None:
+    """Forget a commit that never reached its intent; one that cannot be now, recovery will."""
+    store = session.house.store
+    if not clean:
+        try:
+            await roll(session, row)
+        except GoexfsError as error:
+            log.error("staging stays until the next start", commit=row.id, error=error.message)
+            return
+    session.house.catalog.drop_commit(row.id)
+    await trio.to_thread.run_sync(store.delete_commit, row.id)
 
 
 def finish(session: Session, row: CommitRow, final: dict[str, Any]) -> CommitRow:
