@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from goexfs.wire import Message, OnEvent, connect
@@ -52,25 +51,6 @@ def where(session: str | None, **more: Any) -> Message:
 def real(name: str) -> str:
     """An absolute path without symlinks, in wire form; what does not exist stays as it is."""
     return path(os.path.realpath(name))
-
-
-def paths(session: str | None, names: Iterable[str]) -> list[str]:
-    """Paths that a user gave: relative to the current directory where a session's root holds
-    it, else left relative to the session's root."""
-    given = list(names)
-    directory = here()
-    if not given or directory is None or not _inside(session, path(directory)):
-        return [path(name) for name in given]
-    return [path(os.path.normpath(os.path.join(directory, name))) for name in given]
-
-
-def _inside(session: str | None, directory: str) -> bool:
-    for each in ask("ls", {})["sessions"]:
-        if session in (None, each["session"], each["name"]):
-            tops = [top for root in each["roots"] for top in (root["path"], root["view"])]
-            if any(directory == top or directory.startswith(f"{top}/") for top in tops):
-                return True
-    return False
 
 
 def many_roots(session: str) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from goexfs.cli.ending import State
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +53,8 @@ def with_json(function: F) -> F:
 def _sessions(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     from goexfs.cli.asking import ask
     from goexfs.errors import GoexfsError
 
@@ -78,7 +82,7 @@ def with_session(function: F) -> F:
     )(function)
 
 
-class Duration(click.ParamType[float]):
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only from 8.5 on
     """Seconds, or with a unit: 90, 1.5, 30s, 5m, 2h."""
 
     name = "time"

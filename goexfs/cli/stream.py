@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from goexfs.cli.ending import State
 from goexfs.wire import (
     MAX_AHEAD,
     Connection,
@@ -43,10 +44,11 @@ class Source:
         self.fd = fd
         self.ended = False
         self.ahead = 0
+        """Characters of ``data`` sent and not yet taken."""
         self._terminal = os.isatty(fd)
 
     def wanted(self) -> bool:
-        return not self.ended and self.ahead < MAX_AHEAD
+        return not self.ended and self.ahead + 2 * _PIECE <= MAX_AHEAD
 
     def ours(self) -> bool:
         """Whether reading would not stop us as a background job."""
@@ -60,12 +62,11 @@ class Source:
     def read(self) -> bytes | None:
         """What is there; ``b""`` once, at the end; None for nothing now."""
         try:
-            piece = os.read(self.fd, min(_PIECE, MAX_AHEAD - self.ahead))
+            piece = os.read(self.fd, _PIECE)
         except BlockingIOError:
             return None
         except OSError:
             piece = b""  # a closed or hung-up stdin has no more to say
-        self.ahead += len(piece)
         self.ended = not piece
         return piece
 
@@ -73,14 +74,14 @@ class Source:
 class Driver:
     """Sees one ``run`` request through; ``finish`` returns its result."""
 
-    def __init__(self, connection: Connection, source: Source | None) -> None:
+    def __init__(self, connection: Connection, source: Source | None, about: State) -> None:
         self._connection = connection
         self._source = source
         self._request = 0
         self._signals = 0
         self._early: str | None = None
         """A signal that came before there was a script to pass it on to."""
-        self.started: Callable[[Message], None] | None = None
+        self._about = about
 
     def finish(self, params: Message) -> Message:
         with self._passing_signals():
@@ -119,7 +120,9 @@ class Driver:
     def _forward(self, source: Source) -> None:
         piece = source.read()
         if piece:
-            self.notify("input", **encode(piece))
+            coded = encode(piece)
+            source.ahead += len(coded["data"])
+            self.notify("input", **coded)
         elif piece is not None:
             self.notify("input", eof=True)
 
@@ -132,8 +135,8 @@ class Driver:
                 write_all(2 if params["stream"] == "stderr" else 1, decode(params))
             case "taken" if self._source is not None:
                 self._source.ahead -= params["bytes"]
-            case "started" if self.started is not None:
-                self.started(params)
+            case "started":
+                self._about.script = "started"
 
     @contextmanager
     def _passing_signals(self) -> Iterator[None]:

@@ -147,26 +147,28 @@ def output(params: Message) -> tuple[str, bytes]:
 
 
 class Feed:
-    """A script's input, sent no more than ``MAX_AHEAD`` bytes ahead of what it took."""
+    """A script's input, sent no more than ``MAX_AHEAD`` ahead of what it took.
+
+    Both are counted in characters of ``data`` as it goes over the wire.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._sent = 0
-        self._taken = 0
+        self._ahead = 0
         self._ended = False
 
     def took(self, count: int) -> None:
-        self._taken += count
+        self._ahead -= count
 
     def notices(self, request: int) -> Iterator[Message]:
         """The params of the ``input`` notices that may be sent now."""
-        while self._sent < len(self._data):
-            room = MAX_AHEAD - (self._sent - self._taken)
-            if room <= 0:
-                return
-            piece = self._data[self._sent : self._sent + min(room, _PIECE)]
+        while self._sent < len(self._data) and self._ahead + 2 * _PIECE <= MAX_AHEAD:
+            piece = self._data[self._sent : self._sent + _PIECE]
             self._sent += len(piece)
-            yield {"request": request, **encode(piece)}
-        if not self._ended:
+            coded = encode(piece)
+            self._ahead += len(coded["data"])
+            yield {"request": request, **coded}
+        if self._sent == len(self._data) and not self._ended:
             self._ended = True
             yield {"request": request, "eof": True}

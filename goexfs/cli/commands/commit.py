@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from goexfs.cli.asking import ask, paths, where
+from goexfs.cli.asking import ask, path, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
@@ -39,7 +39,7 @@ def command(
     """
     params = where(session, message=message, checkpoint=checkpoint)
     if names:
-        params["paths"] = paths(session, names)
+        params["paths"] = [path(name) for name in names]
     result = commit(params, quiet=state().json)
     if state().json:
         from goexfs.cli.show import print_json

@@ -10,7 +10,7 @@ from typing import IO, Any
 import click
 
 from goexfs.cli import patch, show
-from goexfs.cli.asking import ask, many_roots, paths, where
+from goexfs.cli.asking import ask, many_roots, path, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
@@ -56,7 +56,7 @@ def command(
         raise click.UsageError("--step cannot go with --from or --to")
     params = where(session, step=step, to=to, **{"from": from_})
     if names:
-        params["paths"] = paths(session, names)
+        params["paths"] = [path(name) for name in names]
     if state().json:
         show.print_json(changes(params, quiet=True))
     elif form == "names":

@@ -8,7 +8,7 @@ import sys
 import click
 
 from goexfs.cli.asking import where
-from goexfs.cli.ending import SCRIPT_NEVER_RAN, state
+from goexfs.cli.ending import state
 from goexfs.cli.options import Duration, with_json, with_session
 from goexfs.cli.options import command as declare
 from goexfs.cli.stream import Driver, Source, stdin_source
@@ -59,7 +59,6 @@ def command(
     line, else that of its suffix, else sh.
     """
     params = where(session, **request(argv, script, timeout, variables))
-    state().own_failure = SCRIPT_NEVER_RAN
     source = None if script == "-" else stdin_source()
     result = run(params, source, stream=not state().json)
     if state().json:
@@ -91,8 +90,10 @@ def request(
 
 def run(params: Message, source: Source | None, stream: bool) -> Message:
     """See a run through; on a terminal, say why where its status alone does not."""
+    about = state()
+    about.script = "asked"
     with connect() as connection:
-        driver = Driver(connection, source)
+        driver = Driver(connection, source, about)
         more = {"stream": stream, "stdin": source is not None}
         result = driver.finish({**params, **more})
     if stream and result.get("timed_out"):

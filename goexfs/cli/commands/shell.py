@@ -10,7 +10,7 @@ import click
 from goexfs.cli import terminal
 from goexfs.cli.asking import where
 from goexfs.cli.commands.run import environment, text
-from goexfs.cli.ending import SCRIPT_NEVER_RAN, state
+from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
 from goexfs.cli.stream import Driver, Source
@@ -49,7 +49,6 @@ def command(argv: tuple[str, ...], variables: tuple[str, ...], session: str | No
         env=environment(variables) or None,
         stdin=True,
     )
-    state().own_failure = SCRIPT_NEVER_RAN
     result = interact(params)
     if state().json:
         from goexfs.cli.show import print_json
@@ -63,8 +62,10 @@ def command(argv: tuple[str, ...], variables: tuple[str, ...], session: str | No
 
 def interact(params: Message) -> Message:
     """The terminal is the script's until it ends."""
+    about = state()
+    about.script = "asked"
     with connect() as connection:
-        driver = Driver(connection, Source(0))
+        driver = Driver(connection, Source(0), about)
 
         def resized(rows: int, columns: int) -> None:
             driver.notify("resize", rows=rows, cols=columns)

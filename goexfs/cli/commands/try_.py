@@ -13,7 +13,7 @@ from goexfs.cli.asking import ask, real
 from goexfs.cli.commands.commit import commit, report
 from goexfs.cli.commands.diff import changes, show_patch
 from goexfs.cli.commands.run import request, run
-from goexfs.cli.ending import PIPE_GONE, SCRIPT_NEVER_RAN, state
+from goexfs.cli.ending import PIPE_GONE, state
 from goexfs.cli.options import Duration, with_json
 from goexfs.cli.options import command as declare
 from goexfs.cli.stream import stdin_source
@@ -90,11 +90,10 @@ class Try:
             raise
 
     def _go(self, params: Message, read_stdin: bool) -> int:
-        state().own_failure = SCRIPT_NEVER_RAN
         source = stdin_source() if read_stdin else None
         cwd = real(".")
         ran = run({**params, "session": self._session, "cwd": cwd}, source, stream=not self._quiet)
-        state().own_failure = None
+        state().script = "none"
         self._report["run"] = ran
         found = changes({"session": self._session}, quiet=self._quiet)
         self._report["changes"] = found["changes"]
