@@ -368,7 +368,7 @@ class _Comparison:
         if not wanted:
             return
         for after in self.new.walk(self.new.top):
-            if after.is_dir or not stat.S_ISREG(after.st.st_mode):
+            if after.is_dir:
                 continue
             before = self.old.lookup(self._old_place(after.path))
             if before is None or before.index is after.index:

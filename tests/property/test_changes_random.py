@@ -1,0 +1,294 @@
+"""Random sessions: the change list is the exact difference of two full manifests.
+
+The list says which base entries were deleted and which were renamed; that gives every base entry
+that is left its place in the view.  From there on the manifests alone decide what must be in the
+list: what is in the view and has no such entry was created, what differs in its place was
+changed, and nothing else may be listed.  Renames themselves are checked against the inodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from goexfsd.layer.changes import Change, compute
+from layering import Item, Root, Session, manifest, walk
+
+NAMES = [b"a", b"b", b"c", b"d\xff\n"]
+ROOT = os.geteuid() == 0
+
+
+DATA = st.sampled_from([b"", b"x", b"y", b"one\ntwo\n", b"\0bin"])
+
+
+@dataclass(frozen=True)
+class There:
+    """The n-th entry that exists."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A name in (or beside) the n-th entry that exists."""
+
+    number: int
+    name: bytes
+
+
+Op = tuple[str, tuple[object, ...]]
+NUMBERS = st.integers(0, 30)
+THERE = st.builds(There, NUMBERS)
+BESIDE = st.builds(Beside, NUMBERS, st.sampled_from(NAMES))
+SOME = THERE | BESIDE
+
+
+def op(name: str, *arguments: st.SearchStrategy[object]) -> st.SearchStrategy[Op]:
+    return st.tuples(st.just(name), st.tuples(*arguments))
+
+
+def operations() -> st.SearchStrategy[list[Op]]:
+    kinds = [
+        op("write", SOME, DATA),
+        op("mkdir", BESIDE),
+        op("symlink", BESIDE, st.sampled_from([b"a", b"b"])),
+        op("mkfifo", BESIDE),
+        op("unlink", THERE),
+        op("remove", THERE),
+        op("rename", THERE, SOME),
+        op("rename", THERE, BESIDE),
+        op("link", THERE, BESIDE),
+        op("chmod", THERE, st.sampled_from([0o644, 0o755, 0o600, 0o700])),
+        op("utime", THERE, st.sampled_from([10**18, 10**18 + 1])),
+        op("setxattr", THERE, st.sampled_from([b"user.n", b"user.overlay.x"]), DATA),
+        op("touch", THERE),
+    ]
+    if ROOT:
+        kinds.append(op("chown", THERE, st.sampled_from([0, 1234])))
+    return st.lists(st.one_of(kinds), max_size=14)
+
+
+def base_trees() -> st.SearchStrategy[list[Op]]:
+    kinds = [
+        op("file", BESIDE, DATA),
+        op("dir", BESIDE),
+        op("dir", BESIDE),
+        op("symlink", BESIDE),
+        op("link", THERE, BESIDE),
+    ]
+    return st.lists(st.one_of(kinds), max_size=12)
+
+
+def resolve(top: bytes, arguments: tuple[object, ...]) -> list[object]:
+    existing = sorted(walk(top))
+    return [_resolve(top, existing, argument) for argument in arguments]
+
+
+def _resolve(top: bytes, existing: list[bytes], argument: object) -> object:
+    if not isinstance(argument, There | Beside):
+        return argument
+    path = existing[argument.number % len(existing)]
+    if isinstance(argument, There):
+        return path
+    if not stat.S_ISDIR(os.lstat(top + b"/" + path).st_mode):
+        path = os.path.dirname(path)
+    return path + b"/" + argument.name if path else argument.name
+
+
+def build(ops: list[Op]) -> Callable[[bytes], None]:
+    def fill(base: bytes) -> None:
+        for name, arguments in ops:
+            with contextlib.suppress(OSError):
+                _build_one(base, name, *resolve(base, arguments))
+
+    return fill
+
+
+def _build_one(base: bytes, kind: str, path: object, other: object = None) -> None:
+    assert isinstance(path, bytes)
+    real = base + b"/" + path
+    if kind == "dir":
+        os.mkdir(real)
+    elif kind == "symlink":
+        os.symlink(b"a", real)
+    elif kind == "file":
+        assert isinstance(other, bytes)
+        with open(real, "xb") as file:
+            file.write(other)
+    else:
+        assert isinstance(other, bytes)
+        os.link(real, base + b"/" + other, follow_symlinks=False)
+
+
+_KEEPS_TOP = ("chmod", "utime", "setxattr", "touch", "chown")
+
+
+def perform(session: Session, ops: list[Op]) -> None:
+    for name, arguments in ops:
+        found = resolve(session.model, arguments)
+        path = found[0]
+        assert isinstance(path, bytes)
+        if not path and name not in _KEEPS_TOP:
+            continue
+        real = session.model + b"/" + path
+        if os.path.islink(real) and name in ("chmod", "setxattr", "write"):
+            continue
+        if name == "write" and os.path.lexists(real) and not os.path.isfile(real):
+            continue
+        # Whatever the model refuses is not done to the layer: it comes first in each operation.
+        with contextlib.suppress(OSError):
+            getattr(session, name)(*found)
+
+
+@dataclass
+class Check:
+    """Holds one change list to the two manifests."""
+
+    session: Session
+    changes: list[Change]
+
+    def __post_init__(self) -> None:
+        self.base = manifest(self.session.base)
+        self.view = manifest(self.session.model)
+        self.deleted = {c.path for c in self.changes if c.kind == "deleted"}
+        self.renamed = {c.old_path: c for c in self.changes if c.kind == "renamed"}
+        self.others = {c.path: c for c in self.changes if c.kind not in ("deleted", "renamed")}
+        self.kept = {path: self.place(path) for path in self.base if path not in self.deleted}
+
+    def place(self, path: bytes) -> bytes:
+        """Where the list says that a base entry is now."""
+        if path in self.renamed:
+            return self.renamed[path].path
+        if not path:
+            return b""
+        parent, _, name = path.rpartition(b"/")
+        above = self.place(parent)
+        return above + b"/" + name if above else name
+
+    def run(self) -> None:
+        assert len(self.changes) == len(self.deleted) + len(self.renamed) + len(self.others)
+        order = [(c.kind != "deleted", c.path.split(b"/") if c.path else []) for c in self.changes]
+        assert order == sorted(order)
+        assert self.deleted <= set(self.base)
+        assert len(set(self.kept.values())) == len(self.kept), "two base entries in one place"
+        assert set(self.kept.values()) <= set(self.view), "a deletion is missing"
+        created = {c.path for c in self.changes if c.kind == "created"}
+        assert created == set(self.view) - set(self.kept.values())
+        for old, new in self.kept.items():
+            self.check_kept(old, new)
+        self.check_renames(created)
+        self.check_shown()
+
+    def check_kept(self, old: bytes, new: bytes) -> None:
+        before, after = self.base[old], self.view[new]
+        change = self.renamed.get(old) or self.others.get(new)
+        expected = self.aspects(old, new)
+        if before.kind != after.kind:
+            assert change is not None
+            assert change.kind == "retyped"
+        elif change is None:
+            assert not expected or self.shown_elsewhere(new, expected), (old, new, expected)
+        else:
+            assert change.aspects == expected, (change, expected)
+            assert change.kind == "renamed" or expected
+            content = not expected.isdisjoint({"content", "target"})
+            assert change.kind in ("renamed", "modified" if content else "metadata")
+
+    def aspects(self, old: bytes, new: bytes) -> set[str]:
+        before, after = self.base[old], self.view[new]
+        found = set()
+        if before.data != after.data:
+            found.add("target" if stat.S_ISLNK(before.kind) else "content")
+        if before.mode != after.mode:
+            found.add("mode")
+        if before.owner != after.owner:
+            found.add("owner")
+        if before.xattrs != after.xattrs:
+            found.add("xattrs")
+        if before.mtime != after.mtime and after.ino in self.session.timed:
+            found.add("times")
+        if not stat.S_ISDIR(before.kind) and old not in self.renamed and self.linked(old, new):
+            found.add("links")
+        return found
+
+    def linked(self, old: bytes, new: bytes) -> bool:
+        before, after = self.base[old], self.view[new]
+        if self.session.inodes.get(after.ino) == before.ino:
+            return False
+        if before.links == 1 and after.links == 1:
+            return False
+        then = {path for path, item in self.base.items() if item.ino == before.ino}
+        now = {path for path, item in self.view.items() if item.ino == after.ino}
+        return {self.kept.get(path) for path in then} != now
+
+    def shown_elsewhere(self, new: bytes, expected: set[str]) -> bool:
+        """Whether another name of the same file is listed with just this."""
+        ino = self.view[new].ino
+        return any(
+            self.view[c.path].ino == ino and c.links > 1 and c.aspects == expected
+            for c in self.changes
+            if c.kind != "deleted"
+        )
+
+    def check_renames(self, created: set[bytes]) -> None:
+        for old, change in self.renamed.items():
+            assert old is not None
+            inode = self.session.inodes.get(self.view[change.path].ino)
+            assert inode == self.base[old].ino, "not the same file"
+        gone = {self.base[path].ino for path in self.deleted}
+        for path in created:
+            inode = self.session.inodes.get(self.view[path].ino)
+            assert inode is None or inode not in gone, (path, "was a rename")
+
+    def check_shown(self) -> None:
+        """What each change tells of its entries."""
+        for change in self.changes:
+            if change.st is not None:
+                self.check_stat(change.st, self.view[change.path])
+                assert change.links == self.view[change.path].links, change
+            if change.kind == "deleted":
+                assert change.old_st is not None
+                self.check_stat(change.old_st, self.base[change.path])
+            if change.origin is not None and change.kind != "created":
+                old = change.old_path or change.path
+                inode = change.origin.ino
+                assert inode in {item.ino for item in self.base.values()}, old
+
+    def check_stat(self, found: os.stat_result, item: Item) -> None:
+        assert stat.S_IFMT(found.st_mode) == item.kind
+        assert (found.st_uid, found.st_gid) == item.owner
+        if not stat.S_ISLNK(item.kind):
+            assert stat.S_IMODE(found.st_mode) == item.mode
+
+
+def changes(session: Session) -> list[Change]:
+    layer = os.open(session.layer, os.O_RDONLY | os.O_DIRECTORY)
+    base = os.open(session.base, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return compute(layer, [Root()], [base])
+    finally:
+        os.close(layer)
+        os.close(base)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(base=base_trees(), ops=operations())
+def test_change_list_is_the_exact_difference(base: list[Op], ops: list[Op]) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        session = Session.over(Path(home), build(base))
+        try:
+            perform(session, ops)
+            found = changes(session)
+            for change in found:
+                note(f"{change.kind} {change.old_path!r} {change.path!r} {set(change.aspects)}")
+            Check(session, found).run()
+        finally:
+            session.close()
