@@ -1,0 +1,79 @@
+"""What stat shows: a node's status on disk, turned into what the kernel is told.
+
+The disk is not always the truth: a link count leaves out the index and the base names that are
+hidden; an owner or mode that the disk could not be given is in the ledger; in a session of root
+every entry is shown as the sandbox's own.  Directories show one link, as on btrfs, for counting
+subdirectories of a merged one would mean reading it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pyfuse3
+
+from goexfsd.layer.ledger import Ledger
+from goexfsd.view.node import Node
+
+LIVE = 1.0
+"""Seconds that the kernel may rely on what comes from the base, and on a name's absence."""
+OURS = 1.0e6
+"""Seconds that it may rely on what only the view changes."""
+
+
+class Attributes:
+    """Makes attributes; ``squash`` is the (uid, gid) to show for everything, or None."""
+
+    __slots__ = ("ledger", "squash")
+
+    def __init__(self, ledger: Ledger, squash: tuple[int, int] | None) -> None:
+        self.ledger = ledger
+        self.squash = squash
+
+    def entry(self, node: Node, st: os.stat_result, ours: bool) -> pyfuse3.EntryAttributes:
+        """The attributes of a node; ``ours``: the name it was found under is in the upper."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = node.id
+        entry.entry_timeout = OURS if ours else LIVE
+        entry.attr_timeout = OURS if node.upper else LIVE
+        entry.st_mode = st.st_mode
+        entry.st_uid = st.st_uid
+        entry.st_gid = st.st_gid
+        entry.st_rdev = st.st_rdev
+        entry.st_size = st.st_size
+        entry.st_blocks = st.st_blocks
+        entry.st_atime_ns = st.st_atime_ns
+        entry.st_mtime_ns = st.st_mtime_ns
+        entry.st_ctime_ns = st.st_ctime_ns
+        if node.kind == stat.S_IFDIR:
+            entry.st_nlink = 0 if node.gone else 1
+        elif st.st_nlink > 1 or node.gone or node.indexed:
+            entry.st_nlink = self.links(node, st)
+        ledger = self.ledger
+        if node.upper and (ledger.modes or ledger.owners):
+            self._override(entry, node)
+        if self.squash is not None:
+            entry.st_uid, entry.st_gid = self.squash
+        return entry
+
+    def _override(self, entry: pyfuse3.EntryAttributes, node: Node) -> None:
+        mode = self.ledger.modes.get(node.upper_ino)
+        if mode is not None:
+            entry.st_mode = stat.S_IFMT(entry.st_mode) | mode
+        owner = self.ledger.owners.get(node.upper_ino)
+        if owner is not None:
+            entry.st_uid, entry.st_gid = owner
+
+    def links(self, node: Node, st: os.stat_result) -> int:
+        """How many names a file has in the view."""
+        key = node.key
+        if node.upper:
+            if node.indexed and key is not None:
+                return max(0, st.st_nlink - 1 + self.ledger.visible_base_names(key))
+            return st.st_nlink
+        if node.gone and st.st_nlink <= 1:
+            return 0
+        if key is not None:
+            return max(0, st.st_nlink - len(self.ledger.covered.get(key, ())))
+        return st.st_nlink

@@ -1,0 +1,189 @@
+"""Handlers for file contents: open, read, write, truncate, fsync, release.
+
+An open handle belongs to a node, not to a descriptor: all handles of a node share one backing
+file, and when the node is copied up they all go on with the copy.  Upper files are opened for
+reading and writing whatever the caller asked for (the page cache reads under a write-only
+handle); the caller's flags O_APPEND, O_DIRECT and O_SYNC are the kernel's business.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from pyfuse3 import FileInfo, RequestContext
+
+from goexfsd.layer.copyup import open_base
+from goexfsd.layer.writer import fd_path
+from goexfsd.view.handling import State, handler, in_thread
+from goexfsd.view.node import Node
+
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_SPECIAL = stat.S_ISUID | stat.S_ISGID
+
+
+class Data(State):
+    """open … release."""
+
+    @handler
+    def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        node = self.known(inode)
+        kills = ctx.uid != 0 and self.tree.layer.privileged
+        if flags & os.O_TRUNC:
+            self.truncate(node, 0, kills)
+        self._need(node, reading=flags & os.O_ACCMODE != os.O_WRONLY, writing=False)
+        node.opens += 1
+        return FileInfo(fh=node.id << 1 | kills, keep_cache=True)
+
+    @handler
+    def read(self, fh: int, off: int, size: int) -> bytes:
+        node = self.known(fh >> 1)
+        if not node.readable:
+            self._need(node, reading=True, writing=False)
+        return os.pread(node.fd, size, off)
+
+    @handler
+    def write(self, fh: int, off: int, buf: bytes) -> int:
+        node = self.known(fh >> 1)
+        if not node.writable:
+            self._need(node, reading=False, writing=True)
+        self.tree.layer.changes += 1
+        done = os.pwrite(node.fd, buf, off)
+        while done < len(buf):
+            done += os.pwrite(node.fd, buf[done:], off + done)
+        if fh & 1:
+            self.drop_set_ids(node)
+        return done
+
+    @handler
+    def release(self, fh: int) -> None:
+        node = self.known(fh >> 1)
+        node.opens -= 1
+        if node.opens == 0:
+            if not node.gone:
+                self.tree.close_file(node)
+            self.tree.table.collect(node)
+
+    @in_thread
+    def fsync(self, fh: int, datasync: bool) -> Callable[[], None]:
+        node = self.known(fh >> 1)
+        if not node.upper or node.fd < 0:
+            return _nothing
+        return self._syncing(os.dup(node.fd), datasync)
+
+    def _syncing(self, fd: int, datasync: bool) -> Callable[[], None]:
+        """Work for a thread: the records first, then what they speak of."""
+        layer = self.tree.layer
+
+        def sync() -> None:
+            try:
+                layer.sync_records()
+                (os.fdatasync if datasync else os.fsync)(fd)
+            finally:
+                os.close(fd)
+
+        return sync
+
+    # -- backing files -------------------------------------------------------------------------
+
+    def truncate(self, node: Node, size: int, kills: bool) -> None:
+        """Set a file's size; what lies beyond is not even copied up."""
+        self.changer.copy_up(node, size)
+        self.tree.layer.changes += 1
+        if node.writable:
+            os.ftruncate(node.fd, size)
+        else:
+            fd = self._open_upper(node, os.O_WRONLY)
+            try:
+                os.ftruncate(fd, size)
+            finally:
+                os.close(fd)
+        if kills:
+            self.drop_set_ids(node)
+
+    def drop_set_ids(self, node: Node) -> None:
+        """What the disk does when another than root changes a file."""
+        st = self.tree.status(node)
+        mode = stat.S_IMODE(st.st_mode)
+        if not mode & _SPECIAL:
+            return
+        kept = mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            kept &= ~stat.S_ISGID
+        if kept != mode:
+            path, follow = self.tree.path(node)
+            if follow:
+                os.chmod(path, kept)
+            else:
+                name, at = self.tree.place(node)
+                os.chmod(name, kept, dir_fd=at)
+
+    def _need(self, node: Node, *, reading: bool, writing: bool) -> None:
+        """Have a backing file that can do this."""
+        if node.kind != stat.S_IFREG:
+            raise OSError(errno.EINVAL, "not a regular file")
+        if writing:
+            self.changer.copy_up(node)
+        if node.upper:
+            self._open_backing(node, reading, writing)
+        elif not node.readable:
+            self._open_lower(node)
+
+    def _open_lower(self, node: Node) -> None:
+        if node.gone:
+            fd = os.open(fd_path(node.fd), os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            name, at = self.tree.lower_place(node)
+            fd = open_base(name, at)
+            try:
+                self.tree.verify(node, os.fstat(fd))
+            except BaseException:
+                os.close(fd)
+                raise
+        self._replace_fd(node, fd, readable=True, writable=False)
+
+    def _open_backing(self, node: Node, reading: bool, writing: bool) -> None:
+        if (
+            node.readable >= reading
+            and node.writable >= writing
+            and (node.readable or node.writable)
+        ):
+            return
+        for flags in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY):
+            readable, writable = flags != os.O_WRONLY, flags != os.O_RDONLY
+            if (reading and not readable) or (writing and not writable):
+                continue
+            try:
+                fd = self._open_plainly(node, flags)
+            except PermissionError:
+                continue
+            self._replace_fd(node, fd, readable=readable, writable=writable)
+            return
+        fd = self._open_upper(node, os.O_RDWR)
+        self._replace_fd(node, fd, readable=True, writable=True)
+
+    def _open_plainly(self, node: Node, flags: int) -> int:
+        if node.gone:
+            return os.open(fd_path(node.fd), flags | os.O_CLOEXEC)
+        name, at = self.tree.upper_place(node)
+        return os.open(name, flags | _FILE, dir_fd=at)
+
+    def _open_upper(self, node: Node, flags: int) -> int:
+        """Open an upper file, lending the owner rights on it if need be."""
+        try:
+            return self._open_plainly(node, flags)
+        except PermissionError:
+            if node.gone:
+                raise
+        return self.changer.act((node,), self._open_plainly, node, flags)
+
+    def _replace_fd(self, node: Node, fd: int, *, readable: bool, writable: bool) -> None:
+        if node.fd >= 0:
+            os.close(node.fd)
+        node.fd, node.readable, node.writable = fd, readable, writable
+
+
+def _nothing() -> None:
+    """A base file is as durable as it is."""

@@ -1,0 +1,203 @@
+"""Handlers for metadata: getattr, setattr, readlink, extended attributes and ACLs, statfs.
+
+An attribute of the user's whose name is one of the layer's markers is stored under an escaped
+name (see ``layer/format.py``), so nothing a script writes is ever taken for a marker.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pyfuse3 import EntryAttributes, RequestContext, SetattrFields, StatvfsData
+
+from goexfsd.layer.format import escape_xattr, unescape_xattr
+from goexfsd.layer.origins import NOTHING, Kind
+from goexfsd.view.data import Data
+from goexfsd.view.handling import handler
+from goexfsd.view.names import Names
+from goexfsd.view.node import Node
+
+CAPABILITY = b"security.capability"
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_NOW_NS = 100_000_000
+"""A time nearer to the clock than this was not given by anybody (utimensat with NOW)."""
+
+
+class Metadata(Names, Data):
+    """getattr … statfs."""
+
+    @handler
+    def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        node = self.known(inode)
+        return self.attributes.entry(node, self.status(node), True)
+
+    @handler
+    def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        node = self.known(inode)
+        if node.root < 0:
+            raise OSError(errno.EPERM, "the directory of roots is fixed")
+        uid, gid = self._ids(attr, fields, ctx)
+        self.tree.layer.changes += 1
+        if fields.update_size:
+            kills = ctx.uid != 0 and self.tree.layer.privileged
+            self.truncate(node, attr.st_size, kills)
+        if uid != -1 or gid != -1:
+            self._chown(node, uid, gid)
+        if fields.update_mode:
+            self._chmod(node, stat.S_IMODE(attr.st_mode))
+        if fields.update_atime or fields.update_mtime:
+            self._set_times(node, attr, fields)
+        return self.attributes.entry(node, self.status(node), True)
+
+    def _ids(
+        self, attr: EntryAttributes, fields: SetattrFields, ctx: RequestContext
+    ) -> tuple[int, int]:
+        """The owner to set, -1 for what stays.  Where the view squashes owners, giving an
+        entry to whom it shows already is nothing."""
+        uid = attr.st_uid if fields.update_uid else -1
+        gid = attr.st_gid if fields.update_gid else -1
+        if self.squash is None or ctx.uid != self.squash[0]:
+            return uid, gid
+        if uid not in (-1, self.squash[0]) or gid not in (-1, self.squash[1]):
+            raise OSError(errno.EPERM, "owners cannot be changed from the sandbox")
+        return -1, -1
+
+    def _chmod(self, node: Node, mode: int) -> None:
+        self.changer.copy_up(node)
+        path, follow = self.tree.path(node)
+        if follow:
+            os.chmod(path, mode)
+        else:
+            name, at = self.tree.place(node)
+            os.chmod(name, mode, dir_fd=at)
+        if node.upper_ino in self.tree.ledger.modes:
+            self.tree.layer.return_mode(node.root, node.upper_ino)
+
+    def _chown(self, node: Node, uid: int, gid: int) -> None:
+        self.changer.copy_up(node)
+        path, follow = self.tree.path(node)
+        if follow:
+            os.chown(path, uid, gid)
+        else:
+            name, at = self.tree.place(node)
+            os.chown(name, uid, gid, dir_fd=at, follow_symlinks=False)
+        if node.upper_ino in self.tree.ledger.owners:
+            st = self.tree.status(node)
+            shown = replace(NOTHING, uid=st.st_uid, gid=st.st_gid)
+            self.tree.layer.record(Kind.OWNER, node.root, node.upper_ino, b"", shown)
+
+    def _set_times(self, node: Node, attr: EntryAttributes, fields: SetattrFields) -> None:
+        self.changer.copy_up(node)
+        st = self.tree.status(node)
+        atime = attr.st_atime_ns if fields.update_atime else st.st_atime_ns
+        mtime = attr.st_mtime_ns if fields.update_mtime else st.st_mtime_ns
+        given = fields.update_mtime and abs(time.time_ns() - mtime) > _NOW_NS
+        if given and node.upper_ino not in self.tree.ledger.timed:
+            self.tree.layer.record(Kind.TIMES, node.root, node.upper_ino, b"", NOTHING)
+        path, follow = self.tree.path(node)
+        if follow:
+            os.utime(path, ns=(atime, mtime))
+        else:
+            name, at = self.tree.place(node)
+            os.utime(name, ns=(atime, mtime), dir_fd=at, follow_symlinks=False)
+
+    @handler
+    def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        node = self.known(inode)
+        if node.gone:
+            return os.readlink(b"", dir_fd=node.fd)
+        name, at = self.tree.place(node)
+        return os.readlink(name, dir_fd=at)
+
+    # -- extended attributes -----------------------------------------------------------------------
+
+    @handler
+    def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        node = self.known(inode)
+        if node.plain and name == CAPABILITY:
+            raise OSError(errno.ENODATA, "no such attribute")
+        if node.root < 0:
+            raise OSError(errno.ENODATA, "no such attribute")
+        try:
+            return self._get(node, name)
+        except OSError as error:
+            if name == CAPABILITY and error.errno == errno.ENODATA:
+                node.plain = node.upper
+            raise
+
+    def _get(self, node: Node, name: bytes) -> bytes:
+        stored = escape_xattr(name) if node.upper else name
+        if node.readable:
+            return os.getxattr(node.fd, stored)
+        path, follow = self.tree.path(node)
+        return os.getxattr(path, stored, follow_symlinks=follow)
+
+    @handler
+    def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        node = self.known(inode)
+        if node.root < 0:
+            return []
+        path, follow = self.tree.path(node)
+        names = map(os.fsencode, os.listxattr(path, follow_symlinks=follow))
+        if not node.upper:
+            return list(names)
+        return [name for stored in names if (name := unescape_xattr(stored)) is not None]
+
+    @handler
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        node = self._for_xattr(inode, name)
+        path, follow = self.tree.path(node)
+        os.setxattr(path, escape_xattr(name), value, follow_symlinks=follow)
+        self._forget_xattrs(node)
+
+    @handler
+    def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        node = self.known(inode)
+        try:
+            self._get(node, name)
+        except OSError as error:
+            if error.errno == errno.ENODATA and name in _ACLS:
+                return  # as on a local disk
+            raise
+        node = self._for_xattr(inode, name)
+        path, follow = self.tree.path(node)
+        os.removexattr(path, escape_xattr(name), follow_symlinks=follow)
+        self._forget_xattrs(node)
+
+    def _for_xattr(self, inode: int, name: bytes) -> Node:
+        node = self.known(inode)
+        if node.root < 0:
+            raise OSError(errno.EPERM, "the directory of roots is fixed")
+        if name.startswith(b"trusted.") and not self.tree.layer.privileged:
+            raise OSError(errno.EPERM, "trusted attributes are root's")
+        self.changer.copy_up(node)
+        self.tree.layer.changes += 1
+        return node
+
+    @staticmethod
+    def _forget_xattrs(node: Node) -> None:
+        node.acl = None
+        node.plain = False
+
+    @handler
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        found = os.fstatvfs(self.tree.layer.fd)
+        told = StatvfsData()
+        told.f_bsize, told.f_frsize = found.f_bsize, found.f_frsize
+        told.f_blocks, told.f_bfree = found.f_blocks, found.f_bfree
+        told.f_bavail, told.f_files = found.f_bavail, found.f_files
+        told.f_ffree, told.f_favail = found.f_ffree, found.f_favail
+        told.f_namemax = 255
+        return told

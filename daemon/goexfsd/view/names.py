@@ -1,0 +1,236 @@
+"""Handlers for names: lookup, creating, removing, renaming, linking, and forgetting.
+
+What a name leads to is the tree's to say, what happens to it the changer's; here it is turned
+into requests and replies, and the caller's credentials and umask are applied.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from pyfuse3 import EntryAttributes, FileInfo, RequestContext
+
+from goexfsd.view.attributes import LIVE
+from goexfsd.view.handling import State, handler
+from goexfsd.view.node import TOP, Node
+
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SPECIAL = stat.S_ISUID | stat.S_ISGID
+
+
+class Names(State):
+    """lookup … link."""
+
+    # -- finding -------------------------------------------------------------------------------
+
+    @handler
+    def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        parent = self.known(parent_inode)
+        if name == b".":
+            return self.reply(parent, None, ours=False)
+        if name == b"..":
+            return self.reply(parent.parent or parent, None, ours=False)
+        if parent.root < 0:
+            return self._lookup_root(name)
+        if len(name) > 255:
+            raise OSError(errno.ENAMETOOLONG, "name too long")
+        found = self.tree.find(parent, name)
+        if found is None:
+            absent = EntryAttributes()
+            absent.st_ino = 0
+            absent.entry_timeout = LIVE
+            return absent
+        st, upper = found
+        return self.reply(self.tree.node(parent, name, st, upper), st, ours=upper)
+
+    def _lookup_root(self, name: bytes) -> EntryAttributes:
+        for node in self.tree.roots:
+            if node.name == name:
+                return self.reply(node, None, ours=True)
+        raise OSError(errno.ENOENT, "no such root")
+
+    def reply(self, node: Node, st: os.stat_result | None, *, ours: bool) -> EntryAttributes:
+        """The answer that lets the kernel know a node: it will have to forget it."""
+        if st is None or (node.upper and st.st_ino != node.upper_ino):
+            st = self.status(node)  # found by a base name, but copied up
+        entry = self.attributes.entry(node, st, ours)
+        node.lookups += 1
+        return entry
+
+    def status(self, node: Node) -> os.stat_result:
+        """The status of a node, the directory of all roots included."""
+        if node.root >= 0:
+            return self.tree.status(node)
+        fields = list(os.fstat(self.tree.layer.upper_fd))
+        fields[0] = stat.S_IFDIR | 0o555
+        return os.stat_result(fields)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        table = self.tree.table
+        for inode, count in inode_list:
+            node = table.by_id.get(inode)
+            if node is None:
+                continue
+            node.lookups -= count
+            if node.lookups <= 0 and inode != TOP:
+                node.lookups = 0
+                table.collect(node)
+        if table.dropped:
+            self.tree.tidy()
+
+    # -- creating --------------------------------------------------------------------------------
+
+    def _mode(self, parent: Node, mode: int, ctx: RequestContext) -> int:
+        """The mode for a new entry: a default ACL stands in for the umask."""
+        self.changer.make_upper(parent)
+        if self.changer.default_acl(parent) is not None:
+            return mode
+        return mode & ~ctx.umask
+
+    def _owner(self, parent: Node, ctx: RequestContext) -> tuple[int, int] | None:
+        """Whom a new entry is to be given to; None: it is the worker's own."""
+        if not self.tree.layer.privileged:
+            return None
+        if self.squash is not None and ctx.uid == self.squash[0]:
+            return None
+        if ctx.uid == 0 and ctx.gid == 0:
+            return None
+        inherits = os.fstat(self.tree.upper_fd(parent)).st_mode & stat.S_ISGID
+        return ctx.uid, -1 if inherits else ctx.gid
+
+    def _made(self, parent: Node, name: bytes) -> EntryAttributes:
+        """The answer for an entry that was just created."""
+        self.tree.layer.changes += 1
+        st = os.stat(name, dir_fd=self.tree.upper_fd(parent), follow_symlinks=False)
+        return self.reply(self.tree.node(parent, name, st, True), st, ours=True)
+
+    @handler
+    def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        parent = self.known(parent_inode)
+        self.changer.may_create(parent, name)
+        mode = self._mode(parent, stat.S_IMODE(mode), ctx)
+        owner = self._owner(parent, ctx)
+
+        def make(at: int, to: bytes) -> int:
+            fd = os.open(to, _CREATE, mode, dir_fd=at)
+            if owner is not None:
+                os.fchown(fd, *owner)
+                if mode & _SPECIAL:
+                    os.fchmod(fd, mode)
+            return fd
+
+        fd = self.changer.create(parent, name, make)
+        self.tree.layer.changes += 1
+        st = os.fstat(fd)
+        node = self.tree.node(parent, name, st, True)
+        node.fd, node.readable, node.writable, node.opens = fd, True, True, 1
+        entry = self.attributes.entry(node, st, True)
+        node.lookups += 1
+        return FileInfo(fh=self.handle(node, ctx), keep_cache=True), entry
+
+    def handle(self, node: Node, ctx: RequestContext) -> int:
+        """A file handle: the node's number, and whether writes take away set-id bits (in a
+        session of root the disk would not, for the worker is root)."""
+        return node.id << 1 | (ctx.uid != 0 and self.tree.layer.privileged)
+
+    @handler
+    def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self.known(parent_inode)
+        self.changer.may_create(parent, name)
+        if stat.S_ISCHR(mode) and rdev == 0:
+            raise OSError(errno.EPERM, "a whiteout is not for scripts to make")
+        mode = self._mode(parent, mode, ctx)
+        owner = self._owner(parent, ctx)
+
+        def make(at: int, to: bytes) -> None:
+            os.mknod(to, mode, rdev, dir_fd=at)
+            if owner is not None:
+                os.chown(to, *owner, dir_fd=at, follow_symlinks=False)
+                if mode & _SPECIAL:
+                    os.chmod(to, stat.S_IMODE(mode), dir_fd=at)
+
+        self.changer.create(parent, name, make)
+        return self._made(parent, name)
+
+    @handler
+    def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self.known(parent_inode)
+        self.changer.may_create(parent, name)
+        mode = self._mode(parent, stat.S_IMODE(mode), ctx)
+        owner = self._owner(parent, ctx)
+        # Marking a directory and renaming it over a whiteout takes the owner's rights on it.
+        lent = 0 if self.tree.layer.privileged else 0o700 & ~mode
+
+        def make(at: int, to: bytes) -> None:
+            os.mkdir(to, mode | lent, dir_fd=at)
+            self.tree.layer.set_opaque(at, to)
+            if owner is not None:
+                os.chown(to, *owner, dir_fd=at, follow_symlinks=False)
+
+        self.changer.create(parent, name, make, directory=True)
+        if lent:
+            at = self.tree.upper_fd(parent)
+            st = os.stat(name, dir_fd=at, follow_symlinks=False)
+            os.chmod(name, stat.S_IMODE(st.st_mode) & ~lent, dir_fd=at)
+        return self._made(parent, name)
+
+    @handler
+    def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self.known(parent_inode)
+        self.changer.may_create(parent, name)
+        self.changer.make_upper(parent)
+        owner = self._owner(parent, ctx)
+
+        def make(at: int, to: bytes) -> None:
+            os.symlink(target, to, dir_fd=at)
+            if owner is not None:
+                os.chown(to, *owner, dir_fd=at, follow_symlinks=False)
+
+        self.changer.create(parent, name, make)
+        return self._made(parent, name)
+
+    @handler
+    def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        node, parent = self.known(inode), self.known(new_parent_inode)
+        self.changer.link(node, parent, new_name)
+        self.tree.layer.changes += 1
+        return self.reply(node, None, ours=True)
+
+    # -- removing and renaming -------------------------------------------------------------------
+
+    @handler
+    def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self.changer.remove(self.known(parent_inode), name, directory=False)
+        self.tree.layer.changes += 1
+
+    @handler
+    def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self.changer.remove(self.known(parent_inode), name, directory=True)
+        self.tree.layer.changes += 1
+
+    @handler
+    def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        parent, to = self.known(parent_inode_old), self.known(parent_inode_new)
+        self.changer.rename(parent, name_old, to, name_new, flags)
+        self.tree.layer.changes += 1

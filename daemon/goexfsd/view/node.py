@@ -1,0 +1,253 @@
+"""Nodes: what the kernel knows of the view, and nothing more.
+
+A node's ``id`` is both the kernel's node id and the inode number that programs see.  Base
+entries and their copies show the base's inode number; created entries ``1 << 62 | upper
+inode``; the root's index stands in bits 48 and up; whatever does not fit, or is taken, gets a
+number derived by hashing.  So numbers are constant over copy-up and over a remount.
+
+A node lives as long as the kernel remembers it (forgets are honoured), is open, or is the
+parent that another node's place is relative to.  The table knows no paths and does no I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from dataclasses import dataclass
+
+from goexfsd.layer.ledger import Key
+
+TOP = 1
+CREATED = 1 << 62
+HASHED = 1 << 61
+_ROOT_SHIFT = 48
+_HASH = struct.Struct("<QQQQ")
+
+
+@dataclass(slots=True)
+class Aside:
+    """A copy of a base file's data in ``work``, not yet in place."""
+
+    name: bytes
+    fd: int
+    length: int
+    st: os.stat_result
+    """What the base file was when the copy began."""
+    attempt: int
+
+
+class Node:
+    """One file or directory.
+
+    A directory has an ``upper`` part, a ``lower`` part, or both; anything else exactly one.  A
+    node that is ``gone`` has no name any more: ``fd`` is what is left of it.
+    """
+
+    __slots__ = (
+        "acl",
+        "aside",
+        "fd",
+        "gone",
+        "id",
+        "indexed",
+        "key",
+        "kind",
+        "lookups",
+        "lower",
+        "lower_fd",
+        "more",
+        "name",
+        "opens",
+        "parent",
+        "plain",
+        "readable",
+        "redirect",
+        "refs",
+        "root",
+        "times",
+        "upper",
+        "upper_fd",
+        "upper_ino",
+        "writable",
+    )
+
+    def __init__(self, number: int, kind: int, root: int, parent: Node | None, name: bytes) -> None:
+        self.id = number
+        self.kind = kind
+        """The S_IFMT bits."""
+        self.root = root
+        """Index of the root that it lies below; -1 for the directory of all roots."""
+        self.lookups = 0
+        """What the kernel still has to forget."""
+        self.refs = 0
+        """Places of other nodes that are relative to this one."""
+        self.parent = parent
+        self.name = name
+        self.more: set[tuple[Node, bytes]] | None = None
+        """Further names of a file with hard links."""
+        self.upper = False
+        self.upper_ino = 0
+        self.lower = False
+        self.key: Key | None = None
+        """The base entry that it shows, or (with hard links) is the copy of."""
+        self.redirect: bytes | None = None
+        """A directory's path in the base, where it is not simply below its parent's."""
+        self.indexed = False
+        """The copy of a base file with several names: it lives in the layer's index."""
+        self.upper_fd = -1
+        self.lower_fd = -1
+        self.fd = -1
+        """Backing file of an open (or gone) node."""
+        self.readable = False
+        self.writable = False
+        self.opens = 0
+        self.gone = False
+        self.acl: bool | None = None
+        """Whether a directory has a default ACL; None: not asked yet."""
+        self.plain = False
+        """A file known to have no capabilities (the kernel asks before each write)."""
+        self.times = 0
+        """When the lower part of a merged directory was last looked at (monotonic ns)."""
+        self.aside: Aside | None = None
+        """A copy of a large base file made beside, waiting for its copy-up."""
+
+
+class Table:
+    """All nodes, by id, by upper inode, and by base entry."""
+
+    __slots__ = ("by_id", "dropped", "lowers", "uppers")
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Node] = {}
+        self.uppers: dict[int, Node] = {}
+        """Upper inode -> node."""
+        self.lowers: dict[Key, Node] = {}
+        """Base entry -> node that shows it (or, with hard links, its copy)."""
+        self.dropped: list[Node] = []
+        """Nodes that are no more; whoever holds their descriptors closes them."""
+
+    def add(self, node: Node) -> None:
+        self.by_id[node.id] = node
+        if node.parent is not None:
+            node.parent.refs += 1
+
+    def place_upper(self, node: Node, upper_ino: int) -> None:
+        node.upper = True
+        node.upper_ino = upper_ino
+        self.uppers[upper_ino] = node
+
+    def place_lower(self, node: Node, key: Key) -> None:
+        node.key = key
+        self.lowers[key] = node
+
+    def unplace(self, node: Node) -> None:
+        """Nothing will be found to be this node any more."""
+        if self.uppers.get(node.upper_ino) is node:
+            del self.uppers[node.upper_ino]
+        self.leave_lower(node)
+
+    def leave_lower(self, node: Node) -> None:
+        if node.key is not None and self.lowers.get(node.key) is node:
+            del self.lowers[node.key]
+
+    # -- names -----------------------------------------------------------------------------
+
+    def bind(self, node: Node, parent: Node, name: bytes) -> None:
+        """``node`` has (at least) this name."""
+        if node.parent is parent and node.name == name:
+            return
+        if node.parent is None:
+            node.parent, node.name = parent, name
+            parent.refs += 1
+            return
+        if node.more is None:
+            node.more = set()
+        if (parent, name) not in node.more:
+            node.more.add((parent, name))
+            parent.refs += 1
+
+    def move(self, node: Node, parent: Node, name: bytes) -> None:
+        """This is the only name now."""
+        for old, _ in node.more or ():
+            self._release(old)
+        node.more = None
+        old_parent = node.parent
+        parent.refs += 1
+        node.parent, node.name = parent, name
+        if old_parent is not None:
+            self._release(old_parent)
+
+    def unbind(self, node: Node, parent: Node, name: bytes) -> bool:
+        """The name is gone; True if a known one is left."""
+        if node.more and (parent, name) in node.more:
+            node.more.discard((parent, name))
+            self._release(parent)
+        elif node.parent is parent and node.name == name:
+            self._release(parent)
+            node.parent = None
+            if node.more:
+                node.parent, node.name = node.more.pop()
+        return node.parent is not None
+
+    def _release(self, parent: Node) -> None:
+        parent.refs -= 1
+        self.collect(parent)
+
+    # -- life --------------------------------------------------------------------------------
+
+    def idle(self, node: Node) -> bool:
+        return not (node.lookups or node.opens or node.refs or node.id == TOP)
+
+    def collect(self, node: Node) -> None:
+        """Drop the node if nobody knows it any more, and then its parents likewise."""
+        waiting = [node]
+        while waiting:
+            one = waiting.pop()
+            if not self.idle(one) or self.by_id.get(one.id) is not one:
+                continue
+            del self.by_id[one.id]
+            self.unplace(one)
+            self.dropped.append(one)
+            parents = [one.parent, *(parent for parent, _ in one.more or ())]
+            one.parent, one.more = None, None
+            for parent in parents:
+                if parent is not None:
+                    parent.refs -= 1
+                    waiting.append(parent)
+
+    # -- numbers -----------------------------------------------------------------------------
+
+    def number(self, preferred: int) -> int:
+        """``preferred``, or a number derived from it if a living node has that."""
+        attempt = 0
+        number = preferred
+        while number in self.by_id or number <= TOP:
+            attempt += 1
+            number = _hashed(preferred, attempt, 0, 0)
+        return number
+
+
+def base_number(key: Key, root_dev: int) -> int:
+    """The inode number to show for a base entry."""
+    root, dev, ino = key
+    if dev == root_dev and TOP < ino < 1 << _ROOT_SHIFT:
+        return root << _ROOT_SHIFT | ino
+    return _hashed(root, dev, ino, 1)
+
+
+def second_number(key: Key) -> int:
+    """For a base entry whose own number belongs to an earlier one's copy."""
+    root, dev, ino = key
+    return _hashed(root, dev, ino, 2)
+
+
+def created_number(upper_ino: int) -> int:
+    """The inode number to show for what the session made."""
+    return CREATED | upper_ino
+
+
+def _hashed(*parts: int) -> int:
+    data = _HASH.pack(*(part & 0xFFFFFFFFFFFFFFFF for part in parts))
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return HASHED | int.from_bytes(digest, "little") & (HASHED - 1)

@@ -1,0 +1,163 @@
+"""The view's worker process: mounts as root, serves as the owner, obeys the daemon.
+
+``prepare`` runs as root: it mounts and raises the limit of open files.  ``entry`` runs as the
+owner: it serves requests and, beside them, the daemon's commands, until told to stop or until
+the daemon's end of the pipe closes.  The mount itself is the daemon's to undo.
+
+Commands are ``{"cmd", "id", ...}``; each is answered by one ``{"event": "reply", "id", ...}``.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pyfuse3
+import trio
+
+from goexfs.errors import GoexfsError, Internal, Usage
+from goexfsd.layer.writer import Layer
+from goexfsd.view.directory import Directories
+from goexfsd.view.mount import mount
+from goexfsd.view.tree import Tree
+from goexfsd.worker import Worker, WorkerSpec
+
+log = logging.getLogger("goexfsd.view")
+
+_OPEN_FILES = 1 << 20
+
+_view: Directories | None = None
+
+
+class View(Directories):
+    """All handlers together."""
+
+
+def prepare(spec: WorkerSpec) -> None:
+    """As root: mount the view at ``spec.options["mountpoint"]``."""
+    global _view
+    _raise_limit()
+    _view = View()
+    fd = mount(spec)
+    pyfuse3.init(_view, f"/dev/fd/{fd}", set())
+
+
+def _raise_limit() -> None:
+    """Open files and pinned directories cost descriptors."""
+    for limit in (_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            return
+        except (ValueError, OSError):
+            continue
+
+
+def entry(worker: Worker) -> None:
+    """As the owner: serve until the end."""
+    assert _view is not None, "prepare comes first"
+    options = worker.spec.options
+    layer = Layer(
+        worker.layer_fds["live"],
+        [os.fsencode(root.name) for root in worker.spec.roots],
+        [os.fstat(fd).st_dev for fd in worker.root_fds],
+    )
+    uid, gid = options.get("sandbox_uid"), options.get("sandbox_gid")
+    squash = None if uid is None else (uid, uid if gid is None else gid)
+    tree = Tree(layer, worker.root_fds)
+    tree.pool_limit = max(64, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+    _view.begin(tree, squash)
+    gc.collect()
+    gc.freeze()
+    trio.run(Commands(worker, _view).serve)
+    pyfuse3.close(unmount=False)
+
+
+class Commands:
+    """Serves the kernel and the daemon side by side."""
+
+    def __init__(self, worker: Worker, view: Directories) -> None:
+        self.worker = worker
+        self.view = view
+        self._known: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "step": self._step,
+            "sync": self._sync,
+            "stats": self._stats,
+        }
+
+    async def serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pyfuse3.main)
+            await trio.lowlevel.checkpoint()
+            self.worker.send({"event": "ready"})
+            await self._obey()
+            nursery.cancel_scope.cancel()
+        self.view.tree.layer.sync_records()
+
+    async def _obey(self) -> None:
+        """Take commands until ``stop`` or the end of the pipe."""
+        conn = self.worker.conn
+        while True:
+            await trio.lowlevel.wait_readable(conn.fileno())
+            try:
+                message = conn.recv()
+            except (EOFError, OSError):
+                return
+            if message.get("cmd") == "stop":
+                self._reply(message, {})
+                return
+            try:
+                reply = await self._command(message)
+            except GoexfsError as error:
+                self._fail(message, error)
+            except Exception as error:
+                log.exception("command %r failed", message.get("cmd"))
+                self._fail(message, Internal(f"the view failed: {error}"))
+            else:
+                self._reply(message, reply)
+
+    async def _command(self, message: dict[str, Any]) -> dict[str, Any]:
+        name = message.get("cmd")
+        known = self._known.get(str(name))
+        if known is None:
+            raise Usage(f"the view knows no command {name!r}")
+        return await known(message)
+
+    def _reply(self, message: dict[str, Any], result: dict[str, Any]) -> None:
+        self.worker.send({"event": "reply", "id": message.get("id"), "ok": True, **result})
+
+    def _fail(self, message: dict[str, Any], error: GoexfsError) -> None:
+        self.worker.send(
+            {"event": "reply", "id": message.get("id"), "ok": False, "error": error.to_wire()}
+        )
+
+    # -- commands --------------------------------------------------------------------------------
+
+    async def _step(self, message: dict[str, Any]) -> dict[str, Any]:
+        self.view.tree.layer.step = int(message["number"])
+        return {}
+
+    async def _sync(self, message: dict[str, Any]) -> dict[str, Any]:
+        layer = self.view.tree.layer
+        await trio.to_thread.run_sync(layer.sync_records)
+        return {"mutations": layer.changes}
+
+    async def _stats(self, message: dict[str, Any]) -> dict[str, Any]:
+        view = self.view
+        nodes = view.tree.table.by_id
+        return {
+            "nodes": len(nodes),
+            "fds": len(os.listdir("/proc/self/fd")),
+            "open_files": sum(node.opens for node in nodes.values()),
+            "rss_kb": _resident_kb(),
+            "requests": view.requests,
+            "mutations": view.tree.layer.changes,
+        }
+
+
+def _resident_kb() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() // 1024
