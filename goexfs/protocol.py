@@ -100,10 +100,11 @@ class Change(Reply):
     """Where it was, for a rename."""
     old_type: FileType | None = None
     """What it was, for a retype."""
-    aspects: list[Literal["content", "mode", "owner", "xattrs", "target", "device", "times"]] = (
-        Field(default_factory=list)
-    )
-    """What differs, for modified, metadata and renamed entries."""
+    aspects: list[
+        Literal["content", "mode", "owner", "xattrs", "target", "device", "times", "links"]
+    ] = Field(default_factory=list)
+    """What differs, for modified, metadata and renamed entries; links: the name belongs to
+    another file than before (hard links)."""
     mode: int | None = None
     """Permission bits now (what they were, for a deletion)."""
     old_mode: int | None = None
