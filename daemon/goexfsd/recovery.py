@@ -28,6 +28,7 @@ from goexfsd import decide, hold, kernel
 from goexfsd.catalog import Catalog, CommitRow
 from goexfsd.lifecycle import LIVE
 from goexfsd.session import House, Session
+from goexfsd.store import Store
 
 log = structlog.get_logger("goexfsd.recovery")
 
@@ -92,7 +93,7 @@ async def recover(house: House) -> None:
     for row in catalog.sessions(frozenset(("committing",))):
         if not catalog.commits(session=row.id, state="intent"):
             Session(house, row).enter("kept")
-    await trio.to_thread.run_sync(collect, house)
+    await collect(house)
 
 
 async def _settle_commit(house: House, commit: CommitRow) -> None:
@@ -117,15 +118,19 @@ async def _settle_commit(house: House, commit: CommitRow) -> None:
             session.enter("applied", ended=time.time(), why="committed")
 
 
-def collect(house: House) -> None:
+async def collect(house: House) -> None:
     """Delete what the store holds and the catalog does not name."""
     live = {row.id for row in house.catalog.sessions(LIVE)}
-    for sid in house.store.sessions():
-        if sid not in live:
-            house.store.delete_session(sid)
-            log.info("layer of an ended session removed", session=sid)
     known = {row.id for row in house.catalog.commits()}
-    for cid in house.store.commits():
+    await trio.to_thread.run_sync(_collect, house.store, live, known)
+
+
+def _collect(store: Store, live: set[str], known: set[str]) -> None:
+    for sid in store.sessions():
+        if sid not in live:
+            store.delete_session(sid)
+            log.info("layer of an ended session removed", session=sid)
+    for cid in store.commits():
         if cid not in known:
-            house.store.delete_commit(cid)
+            store.delete_commit(cid)
             log.info("before-images of no commit removed", commit=cid)

@@ -250,14 +250,10 @@ class _Step:
         number: int | None = None
         try:
             await session.view().call("step", number=0)
-            if await session.moved():
-                info = await session.checkpoint(step=self.row.number, label=None)
-                number = info.number
-                summary = await session.changes(self.row.before, number)
-            else:
-                info = await session.checkpoint(step=self.row.number, label=None)
-                number = info.number
-                summary = p.Summary()
+            moved = await session.moved()
+            info = await session.checkpoint(step=self.row.number, label=None)
+            number = info.number
+            summary = await session.changes(self.row.before, number) if moved else p.Summary()
         except GoexfsError as error:
             log.error("no checkpoint after a step", session=session.id, error=error.message)
         await trio.to_thread.run_sync(self._keep)
