@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,6 +43,10 @@ class Done:
     status: int
     out: str
     err: str
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
 class Goexfs(Protocol):
@@ -155,7 +161,7 @@ class Daemon:
     ) -> Done:
         """Run ``goexfs`` with these arguments, as ``user`` (default: root)."""
         done = subprocess.run(
-            [str(_BIN / "goexfs"), *map(str, arguments)],
+            [*self._command(user), *map(str, arguments)],
             input=input if input is not None else "",
             capture_output=True,
             text=True,
@@ -169,6 +175,24 @@ class Daemon:
             extra_groups=[] if user else None,
         )
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def _command(self, user: User | None) -> list[str]:
+        """``goexfs`` where this user can execute it.
+
+        In a clone that only root may enter, a copy of the client and what it imports is made,
+        and run with the system's interpreter.
+        """
+        if user is None or user.uid == 0 or _open_to_all(_BIN):
+            return [str(_BIN / "goexfs")]
+        copy = self.directory / "client"
+        if not copy.exists():
+            for name in ("goexfs", "click"):
+                source = importlib.util.find_spec(name)
+                assert source is not None
+                assert source.origin is not None
+                shutil.copytree(Path(source.origin).parent, copy / name)
+        code = f"import sys; sys.path.insert(0, {str(copy)!r}); from goexfs.cli import main; main()"
+        return [os.path.realpath(sys.executable), "-c", code]
 
 
 class MakeDaemon(Protocol):

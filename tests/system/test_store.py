@@ -422,6 +422,19 @@ def test_adopt_is_whole_at_any_instant(
     close_store(again)
 
 
+def test_a_half_made_layer_is_swept(state: Path) -> None:
+    store = open_store(SMALL, state)
+    make_session(store)
+    os.rename(store.layer("s1"), store.path / "sessions/s1/layer.new")  # killed just before
+    close_store(store)
+    again = open_store(SMALL, state)
+    assert sorted(os.listdir(again.path / "sessions/s1")) == ["ckpt", "steps"]
+    with pytest.raises(NotFound):
+        again.layer("s1")
+    again.delete_session("s1")
+    close_store(again)
+
+
 def test_adopt_takes_only_a_restored_layer(store: Store) -> None:
     layer = make_session(store)
     checkpoint = store.snapshot("s1", 0)
