@@ -47,7 +47,8 @@ def take(temporary: Path) -> Traces:
         frozenset(_loops(str(temporary))),
         frozenset(_descendants(os.getpid())),
         frozenset(_descriptors()),
-        frozenset(os.listdir(temporary)),
+        # multiprocessing's own directory lives as long as the process that first needed it.
+        frozenset(name for name in os.listdir(temporary) if not name.startswith("pymp-")),
     )
 
 

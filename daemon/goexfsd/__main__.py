@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -102,8 +103,8 @@ def set_up_logging(config: Config) -> None:
 async def _serve(config: Config) -> None:
     if os.geteuid() != 0:
         raise Denied("goexfsd must be started by root", hint="sudo goexfsd, or the systemd unit")
-    workers = context()
     with state_lock(config.state_dir), open_directories(config):
+        workers = context(str(config.runtime_dir / "workers"))
         worker_lock = config.state_dir / "workers.lock"
         recovery.await_workers(worker_lock)
         async with _open_store(config) as store:
@@ -164,9 +165,13 @@ def open_directories(config: Config) -> Iterator[None]:
     runtime = config.runtime_dir
     runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
     (runtime / "views").mkdir(mode=0o711, exist_ok=True)
+    workers = runtime / "workers"
+    shutil.rmtree(workers, ignore_errors=True)
+    workers.mkdir(mode=0o700)
     try:
         yield
     finally:
+        shutil.rmtree(workers, ignore_errors=True)
         (runtime / SOCKET).unlink(missing_ok=True)
 
 

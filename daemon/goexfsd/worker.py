@@ -134,12 +134,15 @@ def _rich(value: dict[str, Any]) -> Any:
     return value
 
 
-def context() -> ForkServerContext:
+def context(directory: str | None = None) -> ForkServerContext:
     """The fork server's context, with everything preloaded.
 
-    Call once, from the daemon's main thread, before any worker starts.
+    Call once, from the daemon's main thread, before any worker starts.  The fork server's
+    socket lies in ``directory`` (default: a temporary one).
     """
     _forget_main()
+    if directory is not None:
+        multiprocessing.current_process()._config["tempdir"] = directory  # type: ignore[attr-defined]
     ctx = multiprocessing.get_context("forkserver")
     ctx.set_forkserver_preload(PRELOAD)
     forkserver.ensure_running()

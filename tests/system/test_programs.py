@@ -62,7 +62,7 @@ def test_git(work: Path, run: Run, ordinary_user: User) -> None:
         echo more >> f1; git status --porcelain
         git commit -qam second; echo x >> f2; git stash -q; git status --porcelain
         git stash pop -q; git status --porcelain; git checkout -q -- .
-        git gc -q; git fsck --strict; git log --oneline | wc -l
+        git gc -q; git fsck --strict --no-dangling; git log --oneline | wc -l
         git checkout -q -b side HEAD~1; echo side >> f3; git commit -qam side
         git checkout -q main; git merge -q side -m merge; git log --oneline | wc -l
         """
@@ -152,6 +152,10 @@ def test_rsync_and_tar_both_ways(
     work: Path, tree: Path, run: Run, ordinary_user: User, manifest: Callable[..., Manifest]
 ) -> None:
     os.rename(tree, work / "project")
+    # An entry for another user would have no number in the sandbox's user namespace.
+    subprocess.run(["setfacl", "-b", work / "project" / "README.md"], check=True)
+    acl = f"u:{ordinary_user.uid}:r"
+    subprocess.run(["setfacl", "-m", acl, work / "project" / "README.md"], check=True)
     before = manifest(work / "project")
     out = run(
         """
