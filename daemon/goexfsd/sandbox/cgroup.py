@@ -26,6 +26,7 @@ from goexfs.errors import SandboxFailed
 
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
 _PERIOD = 100_000
+_FREEZE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +164,24 @@ class Cgroup:
             return {int(line) for line in (self._paths[0] / "cgroup.procs").read_text().split()}
         return set()
 
-    def signal(self, number: int, spare: int | None = None) -> None:
-        """Send a signal to all but ``spare``.
+    async def signal(self, number: int, spare: int | None = None) -> None:
+        """Send a signal to all but ``spare``, to all at one moment, as a terminal would.
 
-        Through pidfds, and only after a second look at the group: a pid that was free for a
-        moment may be somebody else's by now.
+        They are frozen meanwhile: what is started between looking and sending would miss it.
         """
+        self._freeze(True)
+        try:
+            for pause in _pauses(_FREEZE_SECONDS):
+                if self._frozen():
+                    break
+                await trio.sleep(pause)
+            self._send(number, spare)
+        finally:
+            self._freeze(False)
+
+    def _send(self, number: int, spare: int | None = None) -> None:
+        """Through pidfds, and only after a second look at the group: a pid that was free for a
+        moment may be somebody else's by now."""
         for pid in self.pids() - {spare}:
             with contextlib.suppress(ProcessLookupError):
                 fd = os.pidfd_open(pid)
@@ -186,7 +199,7 @@ class Cgroup:
                 return
         self._freeze(True)
         try:
-            self.signal(signal.SIGKILL)
+            self._send(signal.SIGKILL)
         finally:
             self._freeze(False)
 
@@ -196,6 +209,14 @@ class Cgroup:
                 _write(self._freezer / "freezer.state", "FROZEN" if frozen else "THAWED")
             elif self._unified is not None:
                 _write(self._unified / "cgroup.freeze", "1" if frozen else "0")
+
+    def _frozen(self) -> bool:
+        """Whether everything stands still (what waits for a disk does not until it has it)."""
+        if self._freezer is not None:
+            return (self._freezer / "freezer.state").read_text().strip() == "FROZEN"
+        if self._unified is not None:
+            return _counter(self._unified / "cgroup.events", "frozen") == 1
+        return True
 
     async def end(self, seconds: float = 10) -> bool:
         """Kill all, wait until none is left, remove; False if something does not die.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,6 +140,30 @@ def _terminal_ends(
     return Ends(slave, slave, slave, report_write, report, {"pty": master}, master, master)
 
 
+class Process:
+    """A child of the thread that runs the event loop.
+
+    Not trio's: that forks in a worker thread, and --die-with-parent means the thread that forked
+    (man PR_SET_PDEATHSIG), which trio ends when it has been idle for ten seconds.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes], fds: Descriptors) -> None:
+        self._popen = popen
+        self._pidfd = fds.own(os.pidfd_open(popen.pid))
+        self.pid = popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._popen.poll()
+
+    async def wait(self) -> int:
+        await trio.lowlevel.wait_readable(self._pidfd)
+        return self._popen.wait()
+
+    def kill(self) -> None:
+        self._popen.kill()
+
+
 @contextmanager
 def _complaint(what: str) -> Iterator[None]:
     try:
@@ -147,13 +172,12 @@ def _complaint(what: str) -> Iterator[None]:
         raise SandboxFailed(f"{what}: {error.strerror or error}") from error
 
 
-async def start(
+def start(
     launch: Launch, found: Found, group: Cgroup, ends: Ends, fds: Descriptors
-) -> tuple[trio.Process, int, bytes]:
+) -> tuple[Process, int, bytes]:
     """The process, waiting; the descriptor and the bytes that let it go on.
 
-    Whoever calls this kills the group and the process, also if this raises: the process may
-    have started.
+    Blocks for about a millisecond, until the child has executed the shell.
     """
     gate, gate_write = fds.pipe()
     fill = {
@@ -167,7 +191,7 @@ async def start(
     fill["{open_files}"] = _open_files(launch)
     argv = [str(fill.get(part, part)) for part in launch.program] + list(launch.command)
     with _complaint(f"{argv[0]} could not be started"):
-        process = await trio.lowlevel.open_process(
+        popen = subprocess.Popen(
             argv,
             stdin=ends.stdin,
             stdout=ends.stdout,
@@ -178,6 +202,7 @@ async def start(
             cwd="/",
             umask=0o022,
         )
+    process = Process(popen, fds)
     fds.close(*ends.theirs(), *passed)
     try:
         with _complaint("the script's process could not be put into its control group"):
@@ -185,6 +210,7 @@ async def start(
     except SandboxFailed as error:
         if not isinstance(error.__cause__, ProcessLookupError):
             process.kill()
+            popen.wait()
             raise
         # It is gone already: its report says why.
     return process, gate_write, encoded

@@ -15,6 +15,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from goexfs.errors import Denied, Usage
+from goexfs.names import display
 from goexfsd.sandbox import interpreter, seccomp
 from goexfsd.sandbox.cgroup import Limits
 from goexfsd.sandbox.look import Found, Search, beneath
@@ -30,7 +32,7 @@ SECRET_NAMES = re.compile(
     r"|COOKIE",
     re.IGNORECASE,
 )
-"""Variables that are never passed on, whoever asks for it."""
+"""Names of variables that are never passed on, whoever asks for it."""
 
 # Outside: fd 2 of everything up to the script is the report (bubblewrap's status lines and
 # whatever setpriv or bubblewrap complain of); the script's own stderr waits at 9.
@@ -112,24 +114,22 @@ class Launch:
     pty: tuple[int, int] | None
     wall_seconds: float | None
     grace_seconds: float
-    withheld: tuple[str, ...]
-    """Names of variables that were asked for and not passed on."""
 
 
 def plan(job: Job, policy: Policy, machine: Machine) -> Launch:
     """The sandbox for ``job`` under ``policy`` on ``machine``.
 
-    Raises NotExecutable for a script that nothing could run; ValueError for a uid of 0.
+    Raises NotExecutable for a script that nothing could run; Usage and Denied for variables;
+    ValueError for a uid of 0.
     """
-    if job.uid <= 0 or job.gid <= 0 or 0 in job.groups:
-        raise ValueError("a script never runs as root, nor with root's group")
-    env, withheld = _environment(job, policy)
+    if job.uid <= 0:
+        raise ValueError("a script never runs as root")
     return Launch(
         program=_program(job, policy, machine),
         options=(*_namespaces(job, policy), *_system(job, policy, machine)),
         home=_home(job, policy),
         views=_views(job),
-        rest=(*_script(job), "--remount-ro", "/", *_variables(env), "--chdir", job.cwd),
+        rest=(*_script(job), "--remount-ro", "/", *_variables(job, policy), "--chdir", job.cwd),
         command=_command(job, machine),
         seccomp=seccomp.program(policy.network),
         search=_search(job, policy),
@@ -146,7 +146,6 @@ def plan(job: Job, policy: Policy, machine: Machine) -> Launch:
         pty=job.pty[:2] if job.pty else None,
         wall_seconds=policy.wall_seconds,
         grace_seconds=policy.grace_seconds,
-        withheld=withheld,
     )
 
 
@@ -188,11 +187,8 @@ def signal_number(name: str) -> int:
 
 
 def _program(job: Job, policy: Policy, machine: Machine) -> tuple[str, ...]:
-    groups = (
-        ("--groups", ",".join(str(group) for group in job.groups))
-        if job.groups
-        else ("--clear-groups",)
-    )
+    kept = ",".join(str(group) for group in job.groups if group != 0)
+    groups = ("--groups", kept) if kept else ("--clear-groups",)
     blocks = "unlimited" if policy.file_bytes is None else str(policy.file_bytes // _BLOCK)
     return (
         *(machine.shell, "-c", _OUTER, "goexfs", "{report}", "{open_files}", blocks),
@@ -309,14 +305,14 @@ def _script(job: Job) -> list[Argument]:
     return ["--perms", "0555", "--ro-bind-data", Data(text), path]
 
 
-def _variables(env: dict[str, str]) -> list[Argument]:
+def _variables(job: Job, policy: Policy) -> list[Argument]:
     arguments: list[Argument] = []
-    for name, value in env.items():
+    for name, value in _environment(job, policy).items():
         arguments += ["--setenv", name, value]
     return arguments
 
 
-def _environment(job: Job, policy: Policy) -> tuple[dict[str, str], tuple[str, ...]]:
+def _environment(job: Job, policy: Policy) -> dict[str, str]:
     env = {
         "PATH": SANDBOX_PATH,
         "HOME": job.home,
@@ -333,21 +329,21 @@ def _environment(job: Job, policy: Policy) -> tuple[dict[str, str], tuple[str, .
     }
     if job.pty is not None:
         env["TERM"] = job.pty[2]
-    withheld = []
     for name, value in job.env.items():
-        if not _passes(name, value, policy):
-            withheld.append(name)
-        else:
-            env[name] = value
-    return env, tuple(withheld)
+        _check_variable(name, value, policy)
+    return env | job.env
 
 
-def _passes(name: str, value: str, policy: Policy) -> bool:
+def _check_variable(name: str, value: str, policy: Policy) -> None:
     if not name or "=" in name or "\0" in name + value:
-        return False
+        raise Usage(f"{display(name)!r} cannot be the name of a variable")
+    if SECRET_NAMES.search(name) is not None:
+        raise Denied(
+            f"the variable {display(name)} is not passed on: its name looks like a secret's",
+            hint="a script can read, and leave in files, all that it is given",
+        )
     if not any(fnmatch.fnmatchcase(name, pattern) for pattern in policy.environment):
-        return False
-    return SECRET_NAMES.search(name) is None
+        raise Denied(f"the policy does not let a run set the variable {display(name)}")
 
 
 def _search(job: Job, policy: Policy) -> Search:

@@ -36,9 +36,6 @@ SYSTEM = (
 """What a script sees of the system, read-only, where it exists.  Nothing else: above all no
 ``/run``, ``/var/run``, ``/sys`` or other users' homes, where sockets and secrets live."""
 
-ENVIRONMENT = ("LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR")
-"""Variables of the caller that are passed on; a run may set others, unless they look secret."""
-
 
 class Policy(BaseModel):
     """The boundary of one run."""
@@ -69,7 +66,9 @@ class Policy(BaseModel):
     home: bool = True
     """Show the owner's home read-only (never in a session of root)."""
     hidden: tuple[str, ...] = SECRETS
-    environment: tuple[str, ...] = ENVIRONMENT
+    environment: tuple[str, ...] = ("*",)
+    """Names (with ``*``) of variables that a run may set; nothing else of the caller's
+    environment reaches the script, and what looks like a secret never does."""
     unenforced: Literal["refuse", "allow"] = "refuse"
     """What to do where the machine cannot enforce a limit."""
 

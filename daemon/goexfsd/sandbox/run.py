@@ -20,7 +20,7 @@ import trio
 
 from goexfs.errors import SandboxFailed
 from goexfsd.sandbox.cgroup import Cgroup, CgroupRoot
-from goexfsd.sandbox.launch import Descriptors, Ends, Stream, open_ends, start
+from goexfsd.sandbox.launch import Descriptors, Ends, Process, Stream, open_ends, start
 from goexfsd.sandbox.look import Found, look
 from goexfsd.sandbox.plan import Launch, signal_number
 
@@ -139,7 +139,7 @@ class _Step:
     async def run(self, found: Found, stdin: Input | None, running: Running) -> Outcome:
         began = trio.current_time()
         ends = open_ends(self.launch, self.fds, with_input=stdin is not None)
-        process, gate, encoded = await start(self.launch, found, self.group, ends, self.fds)
+        process, gate, encoded = start(self.launch, found, self.group, ends, self.fds)
         try:
             async with trio.open_nursery() as readers:
                 readers.start_soon(self._read_report, ends.report)
@@ -161,7 +161,7 @@ class _Step:
             await self._reap(process)
         return self._outcome(process.returncode, duration, exceeded)
 
-    async def _reap(self, process: trio.Process) -> None:
+    async def _reap(self, process: Process) -> None:
         with trio.CancelScope(shield=True):
             if process.returncode is None:
                 self.group.kill()
@@ -213,7 +213,7 @@ class _Step:
     async def _stop(self, number: int, spare: int) -> None:
         """A signal for all but bubblewrap itself; then the end for what is left."""
         if number != signal_number("KILL"):
-            self.group.signal(number, spare)
+            await self.group.signal(number, spare)
             await trio.sleep(self.launch.grace_seconds)
         self.group.kill()
 
