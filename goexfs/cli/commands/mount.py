@@ -17,11 +17,11 @@ from goexfs.wire import Message
     "goexfs mount ~/project --root ~/data --name nightly",
     "goexfs mount . --at /mnt/view",
 )
-@click.argument("directory", type=click.Path())
+@click.argument("directory", type=click.Path(readable=False))
 @click.option(
-    "--root", "roots", multiple=True, metavar="DIR", type=click.Path(), help="A further directory."
+    "--root", "roots", multiple=True, metavar="DIR", type=click.Path(readable=False), help="A further directory."
 )
-@click.option("--at", metavar="DIR", type=click.Path(), help="Mount the view here as well.")
+@click.option("--at", metavar="DIR", type=click.Path(readable=False), help="Mount the view here as well.")
 @click.option("--name", metavar="NAME", help="Name the session [else one is made up].")
 @with_json
 def command(directory: str, roots: tuple[str, ...], at: str | None, name: str | None) -> None:

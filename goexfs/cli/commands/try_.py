@@ -41,7 +41,7 @@ _QUESTION = "[c]ommit, [d]iscard, [k]eep for later, or [l]ook closer? "
     "roots",
     multiple=True,
     metavar="DIR",
-    type=click.Path(),
+    type=click.Path(readable=False),
     help="The directory, or directories [else the current one].",
 )
 @click.option("--script", metavar="FILE", type=click.Path(allow_dash=True), help="As for run.")
