@@ -2,8 +2,8 @@
 
 The patch speaks of files and symlinks, so renamed directories are spelled out file by file.
 Every path is taken away from or added to at most once, whatever order the tool goes in: a rename
-is written as one only if nobody else needs its old or new name; otherwise as what happens at
-either path.
+is written as one only if nobody else needs its old or new name (and it is no symlink: GNU patch
+refuses those); otherwise as what happens at either path.
 
 What git cannot express (fifos, devices, empty directories, full modes, owners, extended
 attributes, times, hard links, and content beyond ``MAX_CONTENT``) stands between the diffs in
@@ -216,7 +216,7 @@ class _Writer:
             for old, new in plan.pairs
             if old not in plan.added
             and new not in plan.removed
-            and plan.removed[old].kind == plan.added[new].kind
+            and plan.removed[old].kind == plan.added[new].kind == stat.S_IFREG
         }
         sources = set(renames.values())
         notes = dict(plan.notes)
@@ -276,7 +276,7 @@ class _Writer:
             return
         yield self.head(path, path)
         yield from self.modes(old, new)
-        yield from self.body(path, path, before, after)
+        yield from self.body(path, path, before, after, _kept_mode(old, new))
 
     def renamed(self, old_path: bytes, path: bytes, old: _Side, new: _Side) -> Iterator[bytes]:
         same = _unread(old, new)
@@ -289,7 +289,7 @@ class _Writer:
         yield b"similarity index %d%%\n" % _similarity(before, after)
         yield b"rename from %s\n" % gitform.quote(join(self.prefix, old_path))
         yield b"rename to %s\n" % gitform.quote(join(self.prefix, path))
-        yield from self.body(old_path, path, before, after)
+        yield from self.body(old_path, path, before, after, _kept_mode(old, new))
 
     def modes(self, old: _Side, new: _Side) -> Iterator[bytes]:
         if old.mode != new.mode:
@@ -303,15 +303,18 @@ class _Writer:
         return letter + b"/" + join(self.prefix, path)
 
     def body(
-        self, old_path: bytes, path: bytes, before: bytes | None, after: bytes | None
+        self,
+        old_path: bytes,
+        path: bytes,
+        before: bytes | None,
+        after: bytes | None,
+        mode: bytes = b"",
     ) -> Iterator[bytes]:
         """Index line and content; None: there is no file on that side."""
         if before == after:
             return
-        ids = [
-            gitform.NULL_ID if data is None else gitform.blob_id(data) for data in (before, after)
-        ]
-        yield b"index %s..%s\n" % (ids[0], ids[1])
+        ids = [_id(before), _id(after)]
+        yield b"index %s..%s%s\n" % (*ids, mode)
         old, new = before or b"", after or b""
         if old == new:
             return  # an empty file came or went
@@ -324,6 +327,15 @@ class _Writer:
         ]
         yield b"--- %s\n+++ %s\n" % (names[0], names[1])
         yield from hunks(_lines(old), _lines(new))
+
+
+def _id(data: bytes | None) -> bytes:
+    return gitform.NULL_ID if data is None else gitform.blob_id(data)
+
+
+def _kept_mode(old: _Side, new: _Side) -> bytes:
+    """For the index line, which says so if the mode stays (GNU patch needs it for symlinks)."""
+    return b" " + new.mode if old.mode == new.mode else b""
 
 
 def _order(path: bytes) -> bytes:
