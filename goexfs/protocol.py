@@ -123,6 +123,14 @@ class ConflictInfo(Reply):
     """One sentence: what happened in the base, and what the session wants."""
 
 
+class Loss(Reply):
+    """Something of an entry that the owner may not set in the base (an owner, a capability)."""
+
+    root: str
+    path: str
+    what: str
+
+
 class CheckpointInfo(Reply):
     number: int
     parent: int | None
@@ -328,13 +336,18 @@ class Commit(Model):
 
 class CommitResult(Reply):
     commit: str | None
-    """None when there was nothing to commit."""
+    """None when there was nothing to commit, or when there were conflicts."""
     session: str
     applied: Summary
     conflicts: list[ConflictInfo] = Field(default_factory=list)
     remaining: Summary
     """What is left in the session (after a partial commit)."""
     closed: bool
+    losses: list[Loss] = Field(default_factory=list)
+    """What could not be carried over although the change itself was committed."""
+    late: int = 0
+    """Entries that somebody else changed in the very last moment; their newest bytes are kept
+    with the commit's before-images."""
 
 
 class Discard(Model):

@@ -18,8 +18,8 @@ from typing import Any
 import structlog
 import trio
 
-from goexfs.errors import CommitFailed, Conflict, GoexfsError, InvalidState
-from goexfs.protocol import CommitResult, ConflictInfo, Summary
+from goexfs.errors import CommitFailed, GoexfsError, InvalidState, from_wire
+from goexfs.protocol import CommitResult, ConflictInfo, Loss, Summary
 from goexfsd.catalog import CommitRow
 from goexfsd.channel import Channel
 from goexfsd.commit import jobs as commit_jobs
@@ -71,8 +71,10 @@ async def commit(
 ) -> CommitResult:
     """Commit the session, or the changes at and below ``paths``.
 
-    Raises Conflict (with every conflict in ``data``) when the base has moved, InvalidState when
-    the layer has moved past the ``reviewed`` checkpoint; nothing was touched then.
+    When the base has moved, the result has every conflict and nothing was touched.  Raises
+    InvalidState when the layer has moved past the ``reviewed`` checkpoint, Usage for a selection
+    that cannot stand alone, Denied or Limit when the base will not take it: nothing changed then
+    either.
     """
     with session.exclusively("a commit"):
         await _check_reviewed(session, reviewed)
@@ -98,12 +100,11 @@ async def commit(
                 if not session.house.catalog.commits(session=session.id, state="intent"):
                     session.enter("kept")
                 raise
-            session.enter("applied" if result.closed else "kept", **_ending(result))
+            if result.closed:
+                session.enter("applied", ended=time.time(), why="committed")
+            else:
+                session.enter("kept")
             return result
-
-
-def _ending(result: CommitResult) -> dict[str, Any]:
-    return {"ended": time.time(), "why": "committed"} if result.closed else {}
 
 
 async def _check_reviewed(session: Session, reviewed: int | None) -> None:
@@ -134,10 +135,10 @@ async def _run(
     clean = False
     try:
         async with session.job(commit_jobs.commit, layers, options) as channel:
-            nothing = await _until_intent(channel, listen)
-            if nothing is not None:
+            early = await _until_intent(channel, listen)
+            if early is not None:
                 clean = True
-                return _result(session, row, nothing, committed=False)
+                return _unchanged(session, early)
             with trio.CancelScope(shield=True):
                 row = catalog.set_commit(row, state="intent")
                 decided = True
@@ -156,8 +157,43 @@ async def _run(
         if not decided:
             with trio.CancelScope(shield=True):
                 await _take_back(session, row, clean=clean)
+    if final["outcome"] == "back":
+        await _take_back(session, row, clean=True)
+        raise _taken_back(final)
     row = finish(session, row, final)
-    return _result(session, row, final, committed=True)
+    remaining = Summary.model_validate(final["remaining"])
+    names = [root.name for root in session.row.roots]
+    return CommitResult(
+        commit=row.id,
+        session=session.id,
+        applied=row.applied,
+        remaining=remaining,
+        closed=not row.partial or remaining.total == 0,
+        losses=[
+            Loss(root=names[item["root"]], path=item["path"], what=item["what"])
+            for item in final["losses"]
+        ],
+        late=len(final["late"]),
+    )
+
+
+def _unchanged(session: Session, early: dict[str, Any]) -> CommitResult:
+    """The result of a commit that ended before its intent: conflicts, or nothing to do."""
+    conflicts = [ConflictInfo.model_validate(item) for item in early.get("conflicts", ())]
+    return CommitResult(
+        commit=None,
+        session=session.id,
+        applied=Summary(),
+        conflicts=conflicts,
+        remaining=Summary(),
+        closed=False,
+    )
+
+
+def _taken_back(final: dict[str, Any]) -> GoexfsError:
+    if "error" in final:
+        return from_wire(final["error"])
+    return CommitFailed("the commit could not be applied and was taken back; nothing is changed")
 
 
 async def _take_back(session: Session, row: CommitRow, *, clean: bool) -> None:
@@ -193,42 +229,15 @@ async def roll(session: Session, row: CommitRow) -> dict[str, Any]:
         return await _until_applied(channel, _deaf)
 
 
-def _result(
-    session: Session, row: CommitRow, final: dict[str, Any], *, committed: bool
-) -> CommitResult:
-    remaining = Summary.model_validate(final.get("remaining") or {})
-    return CommitResult(
-        commit=row.id if committed else None,
-        session=session.id,
-        applied=row.applied,
-        remaining=remaining,
-        closed=not row.partial or remaining.total == 0,
-    )
-
-
 async def _until_intent(channel: Channel, listen: Listen) -> dict[str, Any] | None:
-    """None when the worker waits at its intent; its last message when there is nothing to do."""
+    """None when the worker waits at its intent; its last message when it ended before."""
     while (message := await channel.receive()) is not None:
-        event = message["event"]
-        if event == "intent":
+        if message["event"] == "intent":
             return None
-        if event == "nothing":
+        if message["event"] in ("nothing", "conflicts"):
             return message
-        if event == "conflicts":
-            raise _conflict(message)
         await listen(message)
     raise CommitFailed("the commit worker ended before it applied anything; nothing was changed")
-
-
-def _conflict(message: dict[str, Any]) -> Conflict:
-    conflicts = [ConflictInfo.model_validate(item) for item in message["conflicts"]]
-    count = len(conflicts)
-    what = "1 conflict" if count == 1 else f"{count} conflicts"
-    return Conflict(
-        f"{what}: the base has changed since the session saw it; nothing was committed",
-        hint="look at each path; keep the base's version with rewind or discard, or put it back",
-        data={"conflicts": [item.model_dump() for item in conflicts]},
-    )
 
 
 async def _until_applied(channel: Channel, listen: Listen) -> dict[str, Any]:

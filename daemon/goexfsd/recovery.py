@@ -105,14 +105,14 @@ async def _settle_commit(house: House, commit: CommitRow) -> None:
     except GoexfsError as error:
         log.error("a commit is pending", commit=commit.id, error=error.message)
         return
-    if commit.state == "staging":
+    if final["outcome"] == "back":
         house.catalog.drop_commit(commit.id)
-        log.warning("commit taken back", commit=commit.id)
+        log.warning("commit taken back", commit=commit.id, error=final.get("error"))
         return
     decide.finish(session, commit, final)
     log.warning("commit rolled forward", commit=commit.id)
     if row.state == "committing":
-        if commit.partial and final.get("remaining_total", 1):
+        if commit.partial and final["remaining_total"]:
             session.enter("kept")
         else:
             session.enter("applied", ended=time.time(), why="committed")

@@ -112,7 +112,7 @@ def test_a_root_that_vanishes_while_mounted(
     before = manifest(away)
     refused(goexfs, "commit", "-s", "v", status=4, says="not a directory", **mine)
     daemon.restart()
-    refused(goexfs, "run", "-s", "v", "--", "true", status=1, says="no view", **mine)
+    refused(goexfs, "run", "-s", "v", "--", "true", status=125, says="no view", **mine)
     assert manifest(away) == before
     os.rename(away, tree)
     daemon.restart()

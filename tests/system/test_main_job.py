@@ -67,11 +67,12 @@ def test_commit(
         "private": "metadata",
     }
     assert found["changes"][0]["kind"] == "deleted"
-    view = manifest(session["mountpoint"], times=False)
+    # Where the holes are cannot be asked through the view (docs/decisions).
+    view = manifest(session["mountpoint"], times=False, extents=False)
     result = goexfs_json("commit", "-s", session["name"], "-m", "edits", user=owner)
     assert result["closed"]
     assert result["conflicts"] == []
-    after = manifest(project, times=False)
+    after = manifest(project, times=False, extents=False)
     if owner.uid:  # root's views are squashed
         assert after == view
     assert {name: e.digest for name, e in after.items()} == {

@@ -11,6 +11,7 @@ from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
 from goexfs.errors import Conflict
+from goexfs.names import display
 from goexfs.wire import Message
 
 
@@ -76,10 +77,20 @@ def report(result: Message) -> None:
         click.echo(f"goexfs: nothing was committed: {what} with the real directory", err=True)
         show.print_conflicts(conflicts)
     elif result["commit"] is None:
-        print("nothing to commit")
+        print("nothing to commit; the session stays open")
     else:
         print(f"committed {show.summary(result['applied'])} as {result['commit']}")
         if show.total(result["remaining"]):
             print(f"left in the session: {show.summary(result['remaining'])}")
         elif result["closed"]:
             print("the session is closed")
+        for loss in result.get("losses") or ():
+            name = display(f"{loss['root']}/{loss['path']}")
+            click.echo(f"goexfs: not carried over: {name}: {loss['what']}", err=True)
+        if result.get("late"):
+            what = show.plural(result["late"], "file")
+            click.echo(
+                f"goexfs: {what} changed while it was committed; the newest bytes are kept with"
+                f" the before-images of {result['commit']}",
+                err=True,
+            )

@@ -19,9 +19,16 @@ from goexfs.wire import Message
 )
 @click.argument("directory", type=click.Path(readable=False))
 @click.option(
-    "--root", "roots", multiple=True, metavar="DIR", type=click.Path(readable=False), help="A further directory."
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(readable=False),
+    help="A further directory.",
 )
-@click.option("--at", metavar="DIR", type=click.Path(readable=False), help="Mount the view here as well.")
+@click.option(
+    "--at", metavar="DIR", type=click.Path(readable=False), help="Mount the view here as well."
+)
 @click.option("--name", metavar="NAME", help="Name the session [else one is made up].")
 @with_json
 def command(directory: str, roots: tuple[str, ...], at: str | None, name: str | None) -> None:
