@@ -19,7 +19,7 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE = 3.0
-_CGROUPS = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified")
+_CGROUPS = "/sys/fs/cgroup"
 # Interpreter-wide descriptors that open at first use and stay.
 _STANDING = ("/dev/urandom", "/dev/null")
 
@@ -169,9 +169,10 @@ def _command(pid: int) -> str:
 
 
 def cgroups() -> set[str]:
-    """The control groups there are (of every run on this machine)."""
-    found: set[str] = set()
-    for top in _CGROUPS:
-        for path, names, _ in os.walk(top):
-            found.update(os.path.join(path, name) for name in names)
-    return found
+    """The control groups of goexfs daemons that there are (of every run on this machine)."""
+    return {
+        os.path.join(path, name)
+        for path, names, _ in os.walk(_CGROUPS)
+        for name in names
+        if name.startswith("goexfs-")
+    }

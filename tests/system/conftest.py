@@ -105,7 +105,7 @@ def make_daemon(temporary: Path) -> Iterator[MakeDaemon]:
     yield make
     litter: list[str] = []
     for daemon in made:
-        marks = (str(daemon.process.pid),) if daemon.process is not None else ()
+        marks = (f"-{daemon.process.pid}-",) if daemon.process is not None else ()
         litter += _end(daemon)
         new = leaks.cgroups() - groups
         litter += [f"cgroup {path}" for path in new if any(mark in path for mark in marks)]
