@@ -279,10 +279,16 @@ def test_mode_and_owner_as_shown(session: Session) -> None:
 
 
 def test_staging_of_a_commit_is_not_shown(session: Session) -> None:
-    os.mkdir(session.base + b"/d/.goexfs-stage-1")
-    session.remove(b"e")
-    session.remove(b"d/s")
-    assert b"d/.goexfs-stage-1" not in [c.path for c in changes(session)]
+    os.mkdir(session.base + b"/.goexfs-stage-1")
+    os.mkdir(session.base + b"/e/.goexfs-stage-is-a-name-here")
+    session.write(b"e/y", b"new\n")
+    os.rename(session.upper(b"e/y"), session.upper(b".goexfs-stage-1"))
+    os.setxattr(session.upper(b"e"), b"user.overlay.opaque", b"y")
+    assert shown(session) == [
+        line("deleted", b"e/.goexfs-stage-is-a-name-here"),
+        line("deleted", b"e/x"),
+        line("created", b".goexfs-stage-1"),
+    ]
 
 
 def test_paths_beyond_path_max(session: Session) -> None:

@@ -30,7 +30,7 @@ from goexfsd.layer.format import (
 from goexfsd.layer.seen import Inode, Seen
 
 STAGING = b".goexfs-stage-"
-"""Names in the base that begin so are a commit's own; no view shows them."""
+"""Names that begin so, directly in the base's root, are a commit's own; no view shows them."""
 
 MAX_PATH = 64 * 1024
 """Bytes of a path in a layer; deeper nesting is refused (each change carries its whole path)."""
@@ -314,7 +314,7 @@ class Tree:
 
     def _base_stat(self, path: bytes) -> os.stat_result | None:
         parent, _, name = path.rpartition(b"/")
-        if name.startswith(STAGING):
+        if not parent and name.startswith(STAGING):
             return None
         try:
             return os.stat(name or b".", dir_fd=self._base.fd(parent), follow_symlinks=False)
@@ -384,7 +384,8 @@ class Tree:
             except PermissionError as error:
                 raise self._denied(parent.lower, "in the base") from error
             names = (os.fsencode(entry.name) for entry in listed)
-            found.update(name for name in names if not name.startswith(STAGING))
+            top = not parent.lower
+            found.update(name for name in names if not (top and name.startswith(STAGING)))
         return found
 
     def children(self, parent: Entry) -> Iterator[Entry]:
