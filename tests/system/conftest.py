@@ -162,7 +162,8 @@ def goexfs_json(goexfs: Goexfs) -> Callable[..., Any]:
     """The same with ``--json``; returns what it printed, parsed."""
 
     def run(*arguments: str | Path, **how: Any) -> Any:
-        return json.loads(goexfs(*arguments, "--json", **how).out)
+        verb, *rest = arguments
+        return json.loads(goexfs(verb, "--json", *rest, **how).out)
 
     return run
 
