@@ -2,8 +2,7 @@
 
 The disk is not always the truth: a link count leaves out the index and the base names that are
 hidden; an owner or mode that the disk could not be given is in the ledger; in a session of root
-every entry is shown as the sandbox's own.  Directories show one link, as on btrfs, for counting
-subdirectories of a merged one would mean reading it.
+every entry is shown as the sandbox's own.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import stat
 
 import pyfuse3
 
-from goexfsd.layer.ledger import Ledger
 from goexfsd.view.node import Node
+from goexfsd.view.tree import Tree
 
 LIVE = 1.0
 """Seconds that the kernel may rely on what comes from the base, and on a name's absence."""
@@ -25,10 +24,11 @@ OURS = 1.0e6
 class Attributes:
     """Makes attributes; ``squash`` is the (uid, gid) to show for everything, or None."""
 
-    __slots__ = ("ledger", "squash")
+    __slots__ = ("ledger", "squash", "tree")
 
-    def __init__(self, ledger: Ledger, squash: tuple[int, int] | None) -> None:
-        self.ledger = ledger
+    def __init__(self, tree: Tree, squash: tuple[int, int] | None) -> None:
+        self.tree = tree
+        self.ledger = tree.ledger
         self.squash = squash
 
     def entry(self, node: Node, st: os.stat_result, ours: bool) -> pyfuse3.EntryAttributes:
@@ -47,7 +47,9 @@ class Attributes:
         entry.st_mtime_ns = st.st_mtime_ns
         entry.st_ctime_ns = st.st_ctime_ns
         if node.kind == stat.S_IFDIR:
-            entry.st_nlink = 0 if node.gone else 1
+            entry.st_nlink = (
+                self.tree.dir_links(node, st) if node.root >= 0 else 2 + len(self.tree.roots)
+            )
         elif st.st_nlink > 1 or node.gone or node.indexed:
             entry.st_nlink = self.links(node, st)
         ledger = self.ledger

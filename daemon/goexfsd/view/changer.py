@@ -117,6 +117,7 @@ class Changer:
         copyup.settle(layer, node.root, there, here, ino, st.st_mode)
         self.table.leave_lower(node)
         self.table.place_upper(node, ino)
+        node.subdirs = 0
 
     def _put(self, parent: Node, tmp: bytes, name: bytes) -> None:
         """Rename from ``work`` into place without touching the directory's times."""
@@ -361,8 +362,12 @@ class Changer:
         self.make_upper(parent)
         at = self.tree.upper_fd(parent)
         if upper_name(at, name) is None:
-            return self.act((parent,), how, at, name)
-        return self._create_over(parent, name, how, directory)
+            made = self.act((parent,), how, at, name)
+        else:
+            made = self._create_over(parent, name, how, directory)
+        if directory:
+            count(parent, 1)
+        return made
 
     def may_create(self, parent: Node, name: bytes) -> None:
         if len(name) > _NAME_MAX:
@@ -442,6 +447,8 @@ class Changer:
             self._take(parent, node, name, covered)
         else:
             self.act((parent,), self._unlink, at, name)
+        if directory:
+            count(parent, -1)
         self.lost_name(node, parent, name)
 
     @staticmethod
@@ -574,6 +581,8 @@ class Changer:
         covered = self._leave(node, parent, name, found)
         self._move(node, parent, name, to, new, covered)
         if other is not None:
+            if other.kind == DIRECTORY:
+                count(to, -1)
             self.lost_name(other, to, new)
         self._follow(node, parent, name, to, new)
 
@@ -636,6 +645,8 @@ class Changer:
     def _follow(self, node: Node, parent: Node, name: bytes, to: Node, new: bytes) -> None:
         if node.kind == DIRECTORY:
             self.table.move(node, to, new)
+            count(parent, -1)
+            count(to, 1)
             return
         self.table.bind(node, to, new)
         self.table.unbind(node, parent, name)
@@ -671,6 +682,12 @@ class Changer:
 
 def _link(source_fd: int, source: bytes, dir_fd: int, name: bytes) -> None:
     os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+
+
+def count(node: Node, more: int) -> None:
+    """A directory has more (or fewer) subdirectories than before."""
+    if node.subdirs is not None:
+        node.subdirs += more
 
 
 def same_version(before: os.stat_result, after: os.stat_result) -> bool:

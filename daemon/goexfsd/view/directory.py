@@ -72,7 +72,7 @@ class Directories(Metadata):
                 return True
             st, upper = found
             child = self.tree.node(node, name, st, upper)
-            if child.upper and st.st_ino != child.upper_ino:
+            if child.upper != upper:
                 st = self.tree.status(child)
             entry = self.attributes.entry(child, st, upper)
         if pyfuse3.readdir_reply(token, name, entry, following):

@@ -18,9 +18,11 @@ import pyfuse3
 import trio
 
 from goexfsd.layer import copyup
+from goexfsd.layer.writer import Layer
 from goexfsd.view.attributes import Attributes
 from goexfsd.view.changer import BigCopy, Changer
 from goexfsd.view.node import Aside, Node
+from goexfsd.view.rewind import Asked, switch
 from goexfsd.view.tree import Tree
 
 log = logging.getLogger("goexfsd.view")
@@ -48,7 +50,18 @@ class State(pyfuse3.Operations):
         self.tree = tree
         self.squash = squash
         self.changer = Changer(tree)
-        self.attributes = Attributes(tree.ledger, squash)
+        self.attributes = Attributes(tree, squash)
+
+    def rebase(self, layer: Layer) -> Asked:
+        """Go over to another layer; returns what the kernel must be made to forget."""
+        for node in self.tree.table.by_id.values():
+            self.changer.drop_aside(node)
+        old = self.tree.layer
+        told = switch(self.tree, layer)
+        self.begin(self.tree, self.squash)
+        old.close()
+        self.tree.tidy()
+        return told
 
     def known(self, inode: int) -> Node:
         """The node of a number that the kernel got from us."""
@@ -82,10 +95,14 @@ class State(pyfuse3.Operations):
             await trio.to_thread.run_sync(copyup.copy_data, src, dst, length)
         except BaseException:
             os.close(dst)
-            layer.discard(name)
+            if self.tree.layer is layer:
+                layer.discard(name)
             raise
         finally:
             os.close(src)
+        if self.tree.layer is not layer:  # the view was rewound meanwhile
+            os.close(dst)
+            raise OSError(errno.ESTALE, "the layer was replaced")
         self.changer.drop_aside(node)
         node.aside = Aside(name, dst, length, st, attempt)
 

@@ -54,7 +54,7 @@ class Names(State):
 
     def reply(self, node: Node, st: os.stat_result | None, *, ours: bool) -> EntryAttributes:
         """The answer that lets the kernel know a node: it will have to forget it."""
-        if st is None or (node.upper and st.st_ino != node.upper_ino):
+        if st is None or node.upper != ours:
             st = self.status(node)  # found by a base name, but copied up
         entry = self.attributes.entry(node, st, ours)
         node.lookups += 1
@@ -64,9 +64,10 @@ class Names(State):
         """The status of a node, the directory of all roots included."""
         if node.root >= 0:
             return self.tree.status(node)
-        fields = list(os.fstat(self.tree.layer.upper_fd))
-        fields[0] = stat.S_IFDIR | 0o555
-        return os.stat_result(fields)
+        st = os.fstat(self.tree.layer.upper_fd)
+        # A sequence alone would leave out the rest: st_rdev, st_blocks, nanoseconds.
+        named = {name: getattr(st, name) for name in dir(st) if name.startswith("st_")}
+        return os.stat_result((stat.S_IFDIR | 0o555, *st[1:]), named)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         table = self.tree.table

@@ -65,6 +65,7 @@ class Node:
         "redirect",
         "refs",
         "root",
+        "subdirs",
         "times",
         "upper",
         "upper_fd",
@@ -105,6 +106,8 @@ class Node:
         self.gone = False
         self.acl: bool | None = None
         """Whether a directory has a default ACL; None: not asked yet."""
+        self.subdirs: int | None = None
+        """How many more subdirectories a directory has than its lower part; None: not counted."""
         self.plain = False
         """A file known to have no capabilities (the kernel asks before each write)."""
         self.times = 0

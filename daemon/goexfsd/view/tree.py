@@ -239,6 +239,8 @@ class Tree:
     def path(self, node: Node) -> tuple[bytes, bool]:
         """A path to a node for calls without directory descriptor, and whether to follow it."""
         if node.gone:
+            if node.fd < 0:
+                raise OSError(errno.ESTALE, "nothing is left of it")
             return fd_path(node.fd), True
         name, at = self.place(node)
         return in_dir(at, name), False
@@ -310,8 +312,8 @@ class Tree:
         if upper:
             node = table.uppers.get(st.st_ino)
             if node is None:
-                node = self._new_upper(parent, name, st)
-            elif node.kind == DIRECTORY:
+                return self._new_node(parent, name, st, True)
+            if node.kind == DIRECTORY:
                 if node.parent is not parent or node.name != name:
                     table.move(node, parent, name)
             else:
@@ -326,7 +328,7 @@ class Tree:
                 self._rebind_lower(node, parent, name, st)
                 return node
             table.leave_lower(node)  # the number went to something else
-        return self._new_lower(parent, name, st, key)
+        return self._new_node(parent, name, st, False)
 
     def _rebind_lower(self, node: Node, parent: Node, name: bytes, st: os.stat_result) -> None:
         if node.parent is parent and node.name == name:
@@ -347,21 +349,64 @@ class Tree:
         if not node.opens:
             self.close_file(node)
 
-    def _new_upper(self, parent: Node, name: bytes, st: os.stat_result) -> Node:
-        table = self.table
-        key = self.ledger.copies.get(st.st_ino)
-        preferred = (
-            created_number(st.st_ino) if key is None else base_number(key, self.root_devs[key[0]])
-        )
-        node = Node(table.number(preferred), stat.S_IFMT(st.st_mode), parent.root, parent, name)
-        table.add(node)
-        table.place_upper(node, st.st_ino)
-        if node.kind == DIRECTORY:
-            self._read_markers(node, parent, name)
-        elif key is not None and key in self.ledger.links and self.layer.indexed(key) is not None:
-            node.indexed = True
-            table.place_lower(node, key)
+    def preferred(self, parent: Node, st: os.stat_result, upper: bool) -> int:
+        """The inode number that an entry just found ought to have."""
+        if upper:
+            key = self.ledger.copies.get(st.st_ino)
+            if key is None:
+                return created_number(st.st_ino)
+            return base_number(key, self.root_devs[key[0]])
+        key = (parent.root, st.st_dev, st.st_ino)
+        if key in self.ledger.copied and self._copy_of(key, st) is None:
+            return second_number(key)  # its number is that of a file that was copied up
+        return base_number(key, self.root_devs[parent.root])
+
+    def at_entry(self, parent: Node, st: os.stat_result, upper: bool) -> Node | None:
+        """The node that an entry just found belongs to already."""
+        if upper:
+            return self.table.uppers.get(st.st_ino)
+        return self.table.lowers.get((parent.root, st.st_dev, st.st_ino))
+
+    def _copy_of(self, key: Key, st: os.stat_result) -> os.stat_result | None:
+        """The copy of a base file with several names that is found under one of them."""
+        return self.layer.indexed(key) if st.st_nlink > 1 else None
+
+    def _new_node(self, parent: Node, name: bytes, st: os.stat_result, upper: bool) -> Node:
+        if not upper:
+            key = (parent.root, st.st_dev, st.st_ino)
+            copy = self._copy_of(key, st) if key in self.ledger.copied else None
+            if copy is not None and copy.st_ino in self.table.uppers:
+                known = self.table.uppers[copy.st_ino]
+                self.table.bind(known, parent, name)
+                return known
+        number = self.table.number(self.preferred(parent, st, upper))
+        node = Node(number, stat.S_IFMT(st.st_mode), parent.root, parent, name)
+        self.table.add(node)
+        self.describe(node, parent, name, st, upper)
         return node
+
+    def describe(
+        self, node: Node, parent: Node, name: bytes, st: os.stat_result, upper: bool
+    ) -> None:
+        """Write into a fresh node what an entry just found is."""
+        table = self.table
+        if upper:
+            table.place_upper(node, st.st_ino)
+            key = self.ledger.copies.get(st.st_ino)
+            if node.kind == DIRECTORY:
+                self._read_markers(node, parent, name)
+            elif key in self.ledger.links and key is not None and self.layer.indexed(key):
+                node.indexed = True
+                table.place_lower(node, key)
+            return
+        key = (parent.root, st.st_dev, st.st_ino)
+        table.place_lower(node, key)
+        copy = self._copy_of(key, st) if key in self.ledger.copied else None
+        if copy is not None:
+            node.indexed = True
+            table.place_upper(node, copy.st_ino)
+        else:
+            node.lower = True
 
     def _read_markers(self, node: Node, parent: Node, name: bytes) -> None:
         opaque, node.redirect = self.layer.markers(self.upper_fd(parent), name)
@@ -370,29 +415,39 @@ class Tree:
         elif not opaque:
             node.lower = parent.lower
 
-    def _new_lower(self, parent: Node, name: bytes, st: os.stat_result, key: Key) -> Node:
-        table = self.table
-        kind = stat.S_IFMT(st.st_mode)
-        preferred = base_number(key, self.root_devs[parent.root])
-        copy = None
-        if key in self.ledger.copied:
-            copy = self.layer.indexed(key) if st.st_nlink > 1 else None
-            if copy is None:  # it has the number of a file that was copied up
-                preferred = second_number(key)
-            else:
-                known = table.uppers.get(copy.st_ino)
-                if known is not None:
-                    table.bind(known, parent, name)
-                    return known
-        node = Node(table.number(preferred), kind, parent.root, parent, name)
-        table.add(node)
-        table.place_lower(node, key)
-        if copy is not None:
-            node.indexed = True
-            table.place_upper(node, copy.st_ino)
-        else:
-            node.lower = True
-        return node
+    def dir_links(self, node: Node, st: os.stat_result) -> int:
+        """A directory's link count: two and its subdirectories; 1 where the base does not
+        count them (btrfs)."""
+        if node.gone:
+            return 0
+        if node.root < 0:
+            return 2 + len(self.roots)
+        if not node.upper:
+            return max(st.st_nlink, 1)
+        links = 2
+        if node.lower:
+            at = self.merged_fd(node)
+            links = os.fstat(at).st_nlink if at >= 0 else 2
+            if links < 2:
+                return 1
+        if node.subdirs is None:
+            node.subdirs = self._count_subdirs(node)
+        return max(2, links + node.subdirs)
+
+    def _count_subdirs(self, node: Node) -> int:
+        """How many more subdirectories a directory shows than its lower part has."""
+        count = 0
+        fd = os.open(b".", _LIST, dir_fd=self.upper_fd(node))
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    count += entry.is_dir(follow_symlinks=False)
+                    if node.lower:
+                        base = self.base_entry(node, os.fsencode(entry.name))
+                        count -= base is not None and stat.S_ISDIR(base.st_mode)
+        finally:
+            os.close(fd)
+        return count
 
     # -- contents ------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import logging
 import os
 import resource
 from collections.abc import Awaitable, Callable
+from multiprocessing.reduction import recv_handle
 from typing import Any
 
 import pyfuse3
@@ -23,6 +24,7 @@ from goexfs.errors import GoexfsError, Internal, Usage
 from goexfsd.layer.writer import Layer
 from goexfsd.view.directory import Directories
 from goexfsd.view.mount import mount
+from goexfsd.view.rewind import forget_kernel
 from goexfsd.view.tree import Tree
 from goexfsd.worker import Worker, WorkerSpec
 
@@ -30,11 +32,14 @@ log = logging.getLogger("goexfsd.view")
 
 _OPEN_FILES = 1 << 20
 
-_view: Directories | None = None
-
 
 class View(Directories):
     """All handlers together."""
+
+    fuse_fd: int
+
+
+_view: View | None = None
 
 
 def prepare(spec: WorkerSpec) -> None:
@@ -42,8 +47,8 @@ def prepare(spec: WorkerSpec) -> None:
     global _view
     _raise_limit()
     _view = View()
-    fd = mount(spec)
-    pyfuse3.init(_view, f"/dev/fd/{fd}", set())
+    _view.fuse_fd = mount(spec)
+    pyfuse3.init(_view, f"/dev/fd/{_view.fuse_fd}", set())
 
 
 def _raise_limit() -> None:
@@ -79,13 +84,14 @@ def entry(worker: Worker) -> None:
 class Commands:
     """Serves the kernel and the daemon side by side."""
 
-    def __init__(self, worker: Worker, view: Directories) -> None:
+    def __init__(self, worker: Worker, view: View) -> None:
         self.worker = worker
         self.view = view
         self._known: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "step": self._step,
             "sync": self._sync,
             "stats": self._stats,
+            "rewind": self._rewind,
         }
 
     async def serve(self) -> None:
@@ -144,6 +150,16 @@ class Commands:
         layer = self.view.tree.layer
         await trio.to_thread.run_sync(layer.sync_records)
         return {"mutations": layer.changes}
+
+    async def _rewind(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Go over to the layer whose descriptor follows the command."""
+        fd = await trio.to_thread.run_sync(recv_handle, self.worker.conn)
+        view = self.view
+        old = view.tree.layer
+        layer = Layer(fd, old.root_names, old.ledger.root_devs)
+        told = view.rebase(layer)
+        await trio.to_thread.run_sync(forget_kernel, view.fuse_fd, told)
+        return {"mutations": view.tree.layer.changes}
 
     async def _stats(self, message: dict[str, Any]) -> dict[str, Any]:
         view = self.view

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import subprocess
 from collections.abc import Iterator
@@ -156,6 +155,3 @@ def mounted(
         yield view
     finally:
         view.stop()
-
-
-assert multiprocessing.get_start_method  # the worker's context needs the package

@@ -1,0 +1,153 @@
+"""Rewinding: the live view goes over to another layer without unmounting.
+
+``switch`` is one synchronous stretch: every node that the kernel knows is looked up again, by
+its name, in the new layer.  What is the same entry there (the same inode number) goes on as it
+is now; everything else is gone, and a later lookup finds a new node.  An open file whose bytes
+lie in the old layer keeps them: it has lost its name, like a deleted one.
+
+``forget_kernel`` then makes the kernel ask again.  It must not run in the task that answers
+requests (see pyfuse3's ``invalidate_entry``), so it is for a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import struct
+import time
+
+import pyfuse3
+
+from goexfsd.layer.writer import Layer
+from goexfsd.view.attributes import LIVE
+from goexfsd.view.node import TOP, Node
+from goexfsd.view.tree import DIRECTORY, Tree
+
+_NOTIFY = struct.Struct("<IiQ")
+_INC_EPOCH = 8  # FUSE_NOTIFY_INC_EPOCH, Linux 6.16
+_UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+Asked = list[tuple[int, int, bytes]]
+"""What to make the kernel forget: inode, parent's inode, name."""
+
+
+def switch(tree: Tree, layer: Layer) -> Asked:
+    """Let the tree's nodes show ``layer``; returns all names that the kernel may know."""
+    table = tree.table
+    known = list(table.by_id.values())
+    told = [(node.id, node.parent.id, node.name) for node in known if node.parent is not None]
+    was_open = {node: node.upper for node in known if node.opens and node.kind != DIRECTORY}
+    for node in known:
+        tree.drop_fds(node)
+    table.uppers.clear()
+    table.lowers.clear()
+    layer.step, layer.changes = tree.layer.step, tree.layer.changes + 1
+    tree.layer, tree.ledger = layer, layer.ledger
+    for root in tree.roots:
+        root.acl = root.subdirs = None
+        tree.attach_root(root)
+        st = os.fstat(tree.root_fds[root.root])
+        if not root.upper:
+            table.place_lower(root, (root.root, st.st_dev, st.st_ino))
+    done = {tree.top, *tree.roots}
+    for node in known:
+        _settle_chain(tree, node, done, was_open)
+    return told
+
+
+def _settle_chain(tree: Tree, node: Node, done: set[Node], was_open: dict[Node, bool]) -> None:
+    """Settle a node after all directories above it."""
+    chain = []
+    one: Node | None = node
+    while one is not None and one not in done:
+        chain.append(one)
+        one = one.parent
+    for each in reversed(chain):
+        done.add(each)
+        if not each.gone:
+            _settle(tree, each, was_open)
+
+
+def _settle(tree: Tree, node: Node, was_open: dict[Node, bool]) -> None:
+    names = [(node.parent, node.name), *(node.more or ())]
+    for parent, name in names:
+        if parent is None or parent.gone:
+            continue
+        with contextlib.suppress(OSError):
+            found = tree.find(parent, name)
+            if found is not None and _take_up(tree, node, parent, name, found, was_open):
+                return
+    _lose(tree, node)
+
+
+def _take_up(
+    tree: Tree,
+    node: Node,
+    parent: Node,
+    name: bytes,
+    found: tuple[os.stat_result, bool],
+    was_open: dict[Node, bool],
+) -> bool:
+    """Let a node be what was found, if it is the same entry."""
+    st, upper = found
+    if stat.S_IFMT(st.st_mode) != node.kind:
+        return False
+    kept = was_open.get(node)
+    if kept is not None and (kept or upper):
+        return False  # its handles keep the bytes that they had
+    if tree.preferred(parent, st, upper) != node.id or tree.at_entry(parent, st, upper):
+        return False
+    for old, _ in node.more or ():
+        old.refs -= 1
+    node.more = None
+    if node.parent is not parent or node.name != name:
+        tree.table.move(node, parent, name)
+    if kept is None:
+        tree.close_file(node)
+    node.upper = node.lower = node.indexed = node.plain = False
+    node.key = node.redirect = node.acl = node.subdirs = None
+    tree.describe(node, parent, name, st, upper)
+    return True
+
+
+def _lose(tree: Tree, node: Node) -> None:
+    """The new layer does not have it."""
+    parents = [node.parent, *(parent for parent, _ in node.more or ())]
+    node.parent, node.more = None, None
+    node.gone = True
+    for parent in parents:
+        if parent is not None:
+            parent.refs -= 1
+            tree.table.collect(parent)
+    tree.table.collect(node)
+
+
+def forget_kernel(fuse_fd: int, told: Asked) -> None:
+    """Make the kernel ask again for every name and every inode.
+
+    One notification drops all names (Linux 6.16); before that each known name is dropped, and
+    names that were absent are waited out.
+    """
+    names_gone = _next_epoch(fuse_fd)
+    for inode, parent, name in told:
+        with contextlib.suppress(OSError):
+            if not names_gone:
+                pyfuse3.invalidate_entry(parent, name)
+        with contextlib.suppress(OSError):
+            pyfuse3.invalidate_inode(inode)
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_inode(TOP)
+    if not names_gone:
+        time.sleep(LIVE)
+
+
+def _next_epoch(fuse_fd: int) -> bool:
+    try:
+        os.write(fuse_fd, _NOTIFY.pack(_NOTIFY.size, _INC_EPOCH, 0))
+    except OSError as error:
+        if error.errno in _UNKNOWN:
+            return False
+        raise
+    return True
