@@ -155,11 +155,6 @@ def ficlone(dst_fd: int, src_fd: int) -> None:
     fcntl.ioctl(dst_fd, _FICLONE, src_fd)
 
 
-def dup_from(fd: int, lowest: int) -> int:
-    """A close-on-exec duplicate whose number is at least ``lowest``."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-
-
 def lock_exclusive(fd: int, *, wait: bool) -> bool:
     """flock ``fd`` exclusively; False if somebody else holds it and ``wait`` is false."""
     try:

@@ -7,20 +7,23 @@
 - ``plan``, ``seccomp``, ``interpreter``: pure
 - ``look``: what must be looked at before each run
 - ``cgroup``: limits, and an end for everything that was started
-- ``launch``, ``run``: processes
+- ``parked``, ``waiter``, ``launch``, ``run``: processes
 """
 
-from goexfsd.sandbox import cgroup
-from goexfsd.sandbox.cgroup import CgroupRoot
+from goexfsd.sandbox import parked
 from goexfsd.sandbox.machine import Machine, find_machine
+from goexfsd.sandbox.parked import CgroupRoot
 from goexfsd.sandbox.plan import Job, Launch, View, plan
 from goexfsd.sandbox.policy import Policy
 from goexfsd.sandbox.run import Outcome, Running, run
 
 
 def open_cgroups(machine: Machine) -> CgroupRoot:
-    """This daemon's control groups, after ending what daemons that are gone left behind."""
-    return cgroup.open_cgroups(machine.cgroups)
+    """This daemon's control groups, after ending what daemons that are gone left behind.
+
+    Call it, and ``run``, in one and the same thread: bubblewrap dies with it.
+    """
+    return parked.open_cgroups(machine.cgroups)
 
 
 __all__ = [

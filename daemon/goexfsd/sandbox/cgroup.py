@@ -69,15 +69,15 @@ class Hierarchies:
         return [name for name, missing in needed.items() if missing]
 
 
-class CgroupRoot:
-    """The daemon's groups; ``group`` makes one for a step."""
+class Groups:
+    """The daemon's groups; ``new`` makes one."""
 
     def __init__(self, hierarchies: Hierarchies) -> None:
         self.hierarchies = hierarchies
         self._next = 0
 
-    def group(self, label: str, limits: Limits) -> Cgroup:
-        """A new empty group with these limits; SandboxFailed if they cannot be enforced."""
+    def check(self, limits: Limits) -> None:
+        """SandboxFailed if this machine cannot enforce them."""
         lacking = self.hierarchies.lacks(limits)
         if lacking and limits.required:
             raise SandboxFailed(
@@ -85,10 +85,13 @@ class CgroupRoot:
                 "the control group controller is missing",
                 hint='enable it, or set unenforced = "allow" in the policy',
             )
+
+    def new(self) -> Cgroup:
+        """A new empty group without limits."""
         self._next += 1
-        group = Cgroup(self.hierarchies, f"{label}.{self._next}")
+        group = Cgroup(self.hierarchies, str(self._next))
         try:
-            group.create(limits)
+            group.create()
         except OSError as error:
             group.remove()
             raise SandboxFailed(f"no control group could be made: {error}") from error
@@ -128,9 +131,12 @@ class Cgroup:
         self._freezer = hierarchies.freezer / name if hierarchies.freezer else None
         self._v2 = hierarchies.v2
 
-    def create(self, limits: Limits) -> None:
+    def create(self) -> None:
         for path in self._paths:
             path.mkdir(exist_ok=True)
+
+    def bound(self, limits: Limits) -> None:
+        """Set the limits, as far as there are controllers for them."""
         if limits.memory_bytes is not None and self._memory is not None:
             self._bound_memory(self._memory, limits.memory_bytes)
         if limits.max_processes is not None and self._pids is not None:
@@ -265,14 +271,14 @@ def find_mounts() -> Mounts:
     return _mounts(Path("/proc/self/mountinfo").read_text())
 
 
-def open_cgroups(mounts: Mounts) -> CgroupRoot:
+def open_groups(mounts: Mounts) -> Groups:
     """This daemon's groups, after ending what daemons that are gone left in theirs."""
     name = _own_name()
     hierarchies = _hierarchies(mounts, name)
     for directory in hierarchies.directories():
         for orphan in _orphans(directory.parent):
-            CgroupRoot(_hierarchies(mounts, orphan)).close()
-    return CgroupRoot(hierarchies)
+            Groups(_hierarchies(mounts, orphan)).close()
+    return Groups(hierarchies)
 
 
 def _own_name() -> str:

@@ -1,8 +1,7 @@
-"""Start the process of a launch: its descriptors, its group and limits, its arguments.
+"""Start the process of a launch: its descriptors and its arguments.
 
-The chain is: sh (root) → setpriv → bubblewrap (the job's uid) → sh → the command.  Bubblewrap
-waits for its arguments until they are written; before that the process is put into its control
-group and gets its limits, so that nothing it starts can be outside.
+A parked process, which is in its control group already, so that nothing it starts can be
+outside, executes the chain: sh (root) → setpriv → bubblewrap (the job's uid) → sh → the command.
 
 It does not know what the output is for, nor how long the script may run.
 """
@@ -13,24 +12,17 @@ import os
 import resource
 import subprocess
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import trio
 
 from goexfs.errors import SandboxFailed
-from goexfsd import kernel
-from goexfsd.sandbox.cgroup import Cgroup
 from goexfsd.sandbox.look import Found
+from goexfsd.sandbox.parked import Parked
 from goexfsd.sandbox.plan import Data, Launch, arguments
 
 Stream = Literal["stdout", "stderr", "pty"]
-
-# Never the caller's: root's shell would obey ENV, its loader LD_PRELOAD.
-_CLEAN_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-_FIRST_FREE = 10
 
 
 class Descriptors:
@@ -40,10 +32,6 @@ class Descriptors:
         self._open: set[int] = set()
 
     def own(self, fd: int) -> int:
-        """Take it over; its number may change: the shells that pass it on use 0 to 9."""
-        if fd < _FIRST_FREE:
-            low, fd = fd, kernel.dup_from(fd, _FIRST_FREE)
-            os.close(low)
         self._open.add(fd)
         return fd
 
@@ -141,11 +129,7 @@ def _terminal_ends(
 
 
 class Process:
-    """A child of the thread that runs the event loop.
-
-    Not trio's: that forks in a worker thread, and --die-with-parent means the thread that forked
-    (man PR_SET_PDEATHSIG), which trio ends when it has been idle for ten seconds.
-    """
+    """The process that was parked."""
 
     def __init__(self, popen: subprocess.Popen[bytes], fds: Descriptors) -> None:
         self._popen = popen
@@ -164,56 +148,45 @@ class Process:
         self._popen.kill()
 
 
-@contextmanager
-def _complaint(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SandboxFailed(f"{what}: {error.strerror or error}") from error
-
-
 def start(
-    launch: Launch, found: Found, group: Cgroup, ends: Ends, fds: Descriptors
-) -> tuple[Process, int, bytes]:
-    """The process, waiting; the descriptor and the bytes that let it go on.
+    launch: Launch, found: Found, parked: Parked, ends: Ends, fds: Descriptors
+) -> tuple[int, bytes]:
+    """Let the parked process become the launch's chain.
 
-    Blocks for about a millisecond, until the child has executed the shell.
+    Bubblewrap then waits until the returned bytes are written to the returned descriptor, which
+    is closed after them: its arguments.  SandboxFailed if the process is gone.
     """
     gate, gate_write = fds.pipe()
+    seccomp = fds.memory(launch.seccomp)
+    passed = _Numbers([ends.stdin, ends.stdout, ends.stderr])
     fill = {
-        "{report}": ends.report_write,
-        "{args}": gate,
-        "{seccomp}": fds.memory(launch.seccomp),
+        "{report}": passed.number(ends.report_write),
+        "{args}": passed.number(gate),
+        "{seccomp}": passed.number(seccomp),
+        "{open_files}": _open_files(launch),
     }
-    passed = set(fill.values())
-    encoded, data = _encode(launch, found, fds)
-    passed.update(data)
-    fill["{open_files}"] = _open_files(launch)
     argv = [str(fill.get(part, part)) for part in launch.program] + list(launch.command)
-    with _complaint(f"{argv[0]} could not be started"):
-        popen = subprocess.Popen(
-            argv,
-            stdin=ends.stdin,
-            stdout=ends.stdout,
-            stderr=ends.stderr,
-            pass_fds=tuple(passed),
-            start_new_session=True,
-            env=_CLEAN_ENV,
-            cwd="/",
-            umask=0o022,
-        )
-    process = Process(popen, fds)
-    fds.close(*ends.theirs(), *passed)
+    encoded = _encode(launch, found, fds, passed)
     try:
-        with _complaint("the script's process could not be put into its control group"):
-            group.add(process.pid)
-    except SandboxFailed as error:
-        if not isinstance(error.__cause__, ProcessLookupError):
-            process.kill()
-            popen.wait()
-            raise
-        # It is gone already: its report says why.
-    return process, gate_write, encoded
+        parked.become(argv, passed.pairs, fill["{report}"])
+    except OSError as error:
+        raise SandboxFailed(f"the script's process is gone: {error}") from error
+    fds.close(*(ours for ours, _ in passed.pairs))
+    return gate_write, encoded
+
+
+class _Numbers:
+    """Which of our descriptors the process gets under which number: from 10 on, since the
+    shells in the chain use those below."""
+
+    def __init__(self, standard: list[int]) -> None:
+        self.pairs = [(fd, number) for number, fd in enumerate(standard)]
+        self._next = 10
+
+    def number(self, fd: int) -> int:
+        self.pairs.append((fd, self._next))
+        self._next += 1
+        return self._next - 1
 
 
 def _open_files(launch: Launch) -> int:
@@ -222,14 +195,12 @@ def _open_files(launch: Launch) -> int:
     return launch.open_files if hard == resource.RLIM_INFINITY else min(hard, launch.open_files)
 
 
-def _encode(launch: Launch, found: Found, fds: Descriptors) -> tuple[bytes, list[int]]:
-    """The arguments as bubblewrap reads them, and a descriptor for each piece of data."""
-    data: list[int] = []
+def _encode(launch: Launch, found: Found, fds: Descriptors, passed: _Numbers) -> bytes:
+    """The arguments as bubblewrap reads them, with a descriptor for each piece of data."""
     parts: list[bytes] = []
     for argument in arguments(launch, found):
         if isinstance(argument, Data):
-            data.append(fds.memory(argument.content))
-            parts.append(b"%d" % data[-1])
+            parts.append(b"%d" % passed.number(fds.memory(argument.content)))
         else:
             parts.append(os.fsencode(argument))
-    return b"\0".join(parts) + b"\0", data
+    return b"\0".join(parts) + b"\0"

@@ -19,9 +19,10 @@ from typing import Any, Literal
 import trio
 
 from goexfs.errors import SandboxFailed
-from goexfsd.sandbox.cgroup import Cgroup, CgroupRoot
+from goexfsd.sandbox.cgroup import Cgroup
 from goexfsd.sandbox.launch import Descriptors, Ends, Process, Stream, open_ends, start
 from goexfsd.sandbox.look import Found, look
+from goexfsd.sandbox.parked import CgroupRoot, Parked
 from goexfsd.sandbox.plan import Launch, signal_number
 
 Output = Callable[[Stream, bytes], Awaitable[None]]
@@ -101,30 +102,33 @@ async def run(
     """
     handle = running or Running()
     found = await look(launch.search)
-    group = cgroups.group(launch.label, launch.limits)
     limits = [seconds for seconds in (timeout, launch.wall_seconds) if seconds is not None]
+    parked = await cgroups.take(launch.limits)
     try:
         with Descriptors() as fds:
-            step = _Step(launch, group, output, min(limits, default=math.inf), fds)
+            step = _Step(launch, parked, output, min(limits, default=math.inf), fds)
             return await step.run(found, stdin, handle)
     finally:
         handle.close()
-        await _end(group)
+        await _end(parked.group, launch.label)
+        parked.popen.wait()  # dead by now: this only takes its status
+        cgroups.park()
 
 
-async def _end(group: Cgroup) -> None:
+async def _end(group: Cgroup, label: str) -> None:
     if not await group.end():
-        raise SandboxFailed(f"something that step {group.name} started cannot be killed")
+        raise SandboxFailed(f"something that step {label} started cannot be killed")
 
 
 class _Step:
     """The state that the tasks of one run share."""
 
     def __init__(
-        self, launch: Launch, group: Cgroup, output: Output, seconds: float, fds: Descriptors
+        self, launch: Launch, parked: Parked, output: Output, seconds: float, fds: Descriptors
     ) -> None:
         self.launch = launch
-        self.group = group
+        self.parked = parked
+        self.group = parked.group
         self.output = output
         self.seconds = seconds
         self.fds = fds
@@ -138,9 +142,10 @@ class _Step:
 
     async def run(self, found: Found, stdin: Input | None, running: Running) -> Outcome:
         began = trio.current_time()
-        ends = open_ends(self.launch, self.fds, with_input=stdin is not None)
-        process, gate, encoded = start(self.launch, found, self.group, ends, self.fds)
+        process = Process(self.parked.popen, self.fds)
         try:
+            ends = open_ends(self.launch, self.fds, with_input=stdin is not None)
+            gate, encoded = start(self.launch, found, self.parked, ends, self.fds)
             async with trio.open_nursery() as readers:
                 readers.start_soon(self._read_report, ends.report)
                 for stream, fd in ends.outputs.items():
@@ -155,7 +160,7 @@ class _Step:
                     helpers.cancel_scope.cancel()
                 duration = trio.current_time() - began
                 exceeded = self._exceeded()
-                await _end(self.group)
+                await _end(self.group, self.launch.label)
                 self._end_reading(ends)
         finally:
             await self._reap(process)

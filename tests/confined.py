@@ -131,7 +131,7 @@ class Box:
                         outcomes.append(outcome)
                         nursery.cancel_scope.cancel()
             finally:
-                assert cgroups.leftovers() == []
+                assert cgroups.running() == []
                 cgroups.close()
 
         trio.run(main)
