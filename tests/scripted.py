@@ -7,6 +7,7 @@ with what comes back.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -118,6 +119,7 @@ def serving(directory: Path, answers: Mapping[str, Answer]) -> Iterator[Scripted
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             accepting.join()
+            os.unlink(scripted.path)
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive(), "a client kept its connection open"

@@ -35,9 +35,8 @@ class State:
 
     def status(self, error: GoexfsError) -> int:
         """The exit status for an error."""
-        if self.script == "started" or (self.script == "asked" and error.exit_status == 1):
-            return GOEXFS_FAILED
-        return error.exit_status
+        told_apart = error.exit_status > (7 if self.script == "started" else 1)
+        return error.exit_status if self.script == "none" or told_apart else GOEXFS_FAILED
 
 
 def state() -> State:

@@ -343,10 +343,21 @@ def test_conflicts(tmp_path: Path) -> None:
         assert done.returncode == 3
         assert json.loads(done.stdout)["conflicts"] == [CONFLICT]
     error = errors.Conflict("two meet", data={"conflicts": [CONFLICT]})
-    with serving(tmp_path / "..", {"commit": error}) as daemon:
+    with serving(tmp_path, {"commit": error}) as daemon:
         done = invoke(daemon, "commit")
         assert done.returncode == 3
         assert b"project/a\\x1b[2J" in done.stderr
+
+
+def test_what_a_commit_could_not_carry_over(tmp_path: Path) -> None:
+    loss = {"root": "project", "path": "base64:/w==", "what": "owner 5"}
+    result = {**COMMITTED, "losses": [loss], "late": 2}
+    with serving(tmp_path, {"commit": result}) as daemon:
+        done = invoke(daemon, "commit")
+    assert done.returncode == 0
+    lines = done.stderr.decode().splitlines()
+    assert lines[0] == "goexfs: not carried over: project/\\xff: owner 5"
+    assert lines[1].startswith("goexfs: 2 files changed while it was committed")
 
 
 def test_name_status(daemon: Scripted) -> None:

@@ -260,6 +260,7 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
         (errors.InvalidState("no"), 125),
         (errors.ViewFailed("no"), 125),
         (errors.SandboxFailed("no"), 125),
+        (errors.NotExecutable("no"), 126),
         (errors.Internal("no"), 125),
     ],
 )

@@ -190,7 +190,7 @@ def test_a_patch_on_a_terminal_is_coloured_and_harmless(tmp_path: Path) -> None:
     assert b"\x1b[1mdiff --git a/a b/a\x1b[m" in shown
     assert b"\x1b[31m-old\x1b[m" in shown
     assert b"\x1b[32m+new\\x1b]0;x\\x07\\r\x1b[m" in shown
-    with terminal(tmp_path / "..", {"diff": diff}, "diff", env={"NO_COLOR": "1"}) as person:
+    with terminal(tmp_path, {"diff": diff}, "diff", env={"NO_COLOR": "1"}) as person:
         shown = person.rest()
     assert b"\x1b" not in shown
     assert b"+new\\x1b]0;x\\x07\\r" in shown

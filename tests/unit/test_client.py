@@ -12,6 +12,7 @@ import pytest
 import trio
 
 import goexfs
+from goexfs import errors
 from goexfs.protocol import METHODS
 from scripted import NOTHING, PING, RAN, SESSION, Exchange, Scripted, change, serving
 
@@ -217,6 +218,15 @@ def test_a_cancelled_run_hangs_up(tmp_path: Path) -> None:
     with serving(tmp_path, {"ping": PING, "run": forever}) as daemon:
         trio.run(main, daemon.path)
     assert heard == [None]
+
+
+def test_every_error_can_be_had_from_the_package() -> None:
+    leaves = {leaf.__name__ for leaf in errors.BY_CODE.values()}
+    assert leaves - set(goexfs.__all__) == {"BadRequest", "BadJSON", "NoSuchMethod"}
+    assert all(getattr(goexfs, name) is not None for name in goexfs.__all__)
+    assert set(goexfs.__all__) <= set(dir(goexfs))
+    with pytest.raises(AttributeError):
+        _ = goexfs.nonsense
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -11,7 +11,6 @@ from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
 from goexfs.errors import Conflict
-from goexfs.names import display
 from goexfs.wire import Message
 
 
@@ -84,13 +83,21 @@ def report(result: Message) -> None:
             print(f"left in the session: {show.summary(result['remaining'])}")
         elif result["closed"]:
             print("the session is closed")
-        for loss in result.get("losses") or ():
-            name = display(f"{loss['root']}/{loss['path']}")
-            click.echo(f"goexfs: not carried over: {name}: {loss['what']}", err=True)
-        if result.get("late"):
-            what = show.plural(result["late"], "file")
-            click.echo(
-                f"goexfs: {what} changed while it was committed; the newest bytes are kept with"
-                f" the before-images of {result['commit']}",
-                err=True,
-            )
+        losses(result)
+
+
+def losses(result: Message) -> None:
+    """What a commit could not carry over, or met in the last moment."""
+    from goexfs.cli import show
+    from goexfs.names import visible
+
+    for loss in result.get("losses") or ():
+        place = f"{show.name(loss['root'])}/{show.name(loss['path'])}"
+        click.echo(f"goexfs: not carried over: {place}: {visible(loss['what'])}", err=True)
+    if result.get("late"):
+        what = show.plural(result["late"], "file")
+        click.echo(
+            f"goexfs: {what} changed while it was committed; the newest bytes are kept with the"
+            f" before-images of {result['commit']}",
+            err=True,
+        )

@@ -10,7 +10,7 @@ import click
 
 from goexfs.cli import show
 from goexfs.cli.asking import ask, real
-from goexfs.cli.commands.commit import commit, report
+from goexfs.cli.commands.commit import commit, losses, report
 from goexfs.cli.commands.diff import changes, show_patch
 from goexfs.cli.commands.run import request, run
 from goexfs.cli.ending import PIPE_GONE, state
@@ -175,6 +175,8 @@ class Try:
             return Conflict.exit_status
         self._report["fate"] = "committed"
         self._say(f"committed as {result['commit']}: {show.summary(result['applied'])}")
+        if not self._quiet:
+            losses(result)
         return 0
 
     def _discard(self, why: str | None) -> None:
