@@ -1,0 +1,95 @@
+"""The base as a commit reads it: directories by path below a kept root descriptor.
+
+Every look goes through an O_PATH descriptor of the directory, opened beneath the root without
+following any symlink; a few hundred are kept.  Nothing is changed here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from goexfsd import kernel
+from goexfsd.commit.places import leaf, parent
+
+_KEEP = 256
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What openat2 says when the way to a directory is not what it was."""
+
+
+class Base:
+    """The roots' directories, for looking."""
+
+    def __init__(self, root_fds: Sequence[int]) -> None:
+        self.root_fds = root_fds
+        self.root_devs = [os.fstat(fd).st_dev for fd in root_fds]
+        self._kept: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+
+    def directory(self, root: int, path: bytes) -> int:
+        """A descriptor of the directory, valid until 256 others have been asked for."""
+        if not path:
+            return self.root_fds[root]
+        key = (root, path)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        fd = self._kept[key] = kernel.open_dir_beneath(self.root_fds[root], path)
+        if len(self._kept) > _KEEP:
+            os.close(self._kept.popitem(last=False)[1])
+        return fd
+
+    def at(self, root: int, path: bytes) -> tuple[int, bytes]:
+        """(directory descriptor, name) of an entry; the root itself is (its descriptor, b"")."""
+        if not path:
+            return self.root_fds[root], b""
+        return self.directory(root, parent(path)), leaf(path)
+
+    def lstat(self, root: int, path: bytes) -> os.stat_result:
+        """lstat of an entry; OSError as the call says."""
+        directory, name = self.at(root, path)
+        if not name:
+            return os.fstat(directory)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+    def look(self, root: int, path: bytes) -> os.stat_result | None:
+        """lstat, or None where there is nothing (or no directory to hold it)."""
+        try:
+            return self.lstat(root, path)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
+
+    def extra(self, root: int, path: bytes) -> tuple[int, int]:
+        """``kernel.statx_extra`` of an entry."""
+        return kernel.statx_extra(*self.at(root, path))
+
+    def open(self, root: int, path: bytes, flags: int) -> int:
+        """Open an entry itself (never through a symlink)."""
+        directory, name = self.at(root, path)
+        return kernel.open_beneath(directory, name, flags)
+
+    def close(self) -> None:
+        """Close the kept descriptors and start anew (paths may lead elsewhere by now)."""
+        for fd in self._kept.values():
+            os.close(fd)
+        self._kept.clear()
+
+
+def type_of(mode: int) -> str:
+    """The name of a file type: file, dir, symlink, fifo, socket, char, block."""
+    return _TYPES[stat.S_IFMT(mode)]
+
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+}

@@ -1,0 +1,196 @@
+"""Before-images: what a commit replaces or removes, kept so that it can be taken back.
+
+``images`` in the commit's directory has a line for each base entry: its place, its inode, the
+role it plays, all attributes, and the number of ``image.<n>`` with its bytes (names of one inode
+share it).  Bytes that cannot be read yet (no read permission) are saved once the entry has left
+its place, in ``late``; so is whatever somebody changed in the last moment: nothing is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from goexfsd import kernel
+from goexfsd.commit import intent
+from goexfsd.commit.base import Base, type_of
+from goexfsd.commit.build import Blueprint, Taken
+from goexfsd.commit.faithful import DATA, Meta, copy_data, read_meta, text
+from goexfsd.commit.faults import fault
+from goexfsd.commit.places import join
+from goexfsd.commit.plan import Expect
+from goexfsd.commit.stage import listing
+
+LATE = b"late"
+Progress = Callable[[str, int, int | None], None]
+
+
+def image_name(number: int) -> bytes:
+    return b"image.%d" % number
+
+
+def save(blueprint: Blueprint, base: Base, before_fd: int, progress: Progress) -> None:
+    """Write all before-images and their index, durably."""
+    saver = _Saver(base, before_fd)
+    lines = []
+    for index, taken in enumerate(blueprint.taken):
+        fault("before.image")
+        line = saver.line(taken)
+        if taken.role == "filled" and taken.node is not None:
+            blueprint.plan.fills[taken.node] = line["image"]
+        if taken.role == "gone" and line["type"] == "file" and line["image"] is None:
+            key = taken.root, line["ino"]
+            blueprint.plan.taken[key] = replace(blueprint.plan.taken[key], saved=False)
+        lines.append(line)
+        if index % 256 == 0:
+            progress("before-images", index, len(blueprint.taken))
+    intent.write(before_fd, intent.IMAGES, lines)
+    fault("before.sync")
+    kernel.syncfs(before_fd)
+
+
+class _Saver:
+    def __init__(self, base: Base, before_fd: int) -> None:
+        self._base, self._before_fd = base, before_fd
+        self._numbers: dict[tuple[int, int], int | None] = {}
+        self._next = 0
+
+    def line(self, taken: Taken) -> dict[str, Any]:
+        meta, st = read_meta(*self._base.at(taken.root, taken.path))
+        image = None
+        if stat.S_ISREG(st.st_mode) and taken.role != "attrs":
+            key = st.st_dev, st.st_ino
+            if key not in self._numbers:
+                self._numbers[key] = self._bytes(taken, st.st_size)
+            image = self._numbers[key]
+        return {
+            "root": taken.root,
+            "path": text(taken.path),
+            "role": taken.role,
+            "type": type_of(st.st_mode),
+            "ino": st.st_ino,
+            "nlink": st.st_nlink,
+            "ctime_ns": st.st_ctime_ns,
+            "meta": meta.to_json(),
+            "image": image,
+        }
+
+    def _bytes(self, taken: Taken, size: int) -> int | None:
+        try:
+            src = self._base.open(taken.root, taken.path, DATA)
+        except PermissionError:
+            if taken.role == "filled":
+                raise
+            return None  # saved late
+        try:
+            self._next += 1
+            keep(self._before_fd, image_name(self._next), src, size)
+        finally:
+            os.close(src)
+        return self._next
+
+
+def keep(dir_fd: int, name: bytes, src: int, size: int) -> None:
+    """Copy what ``src`` reads to a new file."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    dst = os.open(name, flags, 0o600, dir_fd=dir_fd)
+    try:
+        copy_data(src, dst, size)
+    finally:
+        os.close(dst)
+
+
+def save_late(
+    root: int,
+    stage_fd: int,
+    taken: Mapping[tuple[int, int], Expect],
+    known: set[int],
+    before_fd: int,
+) -> list[dict[str, Any]]:
+    """What lies in a staging directory after the apply and has no before-image: save it.
+
+    ``taken`` are the entries whose images are whole if they did not change since; ``known`` the
+    inodes of unused staged things.  Returns a line for each entry saved, with ``changed`` false
+    for those that merely could not be read before.
+    """
+    found: list[dict[str, Any]] = []
+    below = [b""]
+    for path in below:  # grows while it is read
+        fd = kernel.open_dir_beneath(stage_fd, path)
+        try:
+            below += _late_in(root, fd, path, taken, known, before_fd, found)
+        finally:
+            os.close(fd)
+    return found
+
+
+def _late_in(
+    root: int,
+    fd: int,
+    path: bytes,
+    taken: Mapping[tuple[int, int], Expect],
+    known: set[int],
+    before_fd: int,
+    found: list[dict[str, Any]],
+) -> list[bytes]:
+    deeper = []
+    if os.fstat(fd).st_uid == os.geteuid() and os.fstat(fd).st_mode & 0o700 != 0o700:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    for name, st in listing(fd):
+        if stat.S_ISDIR(st.st_mode):
+            deeper.append(join(path, name))
+        expect = taken.get((root, st.st_ino))
+        if st.st_ino in known or (expect is not None and _as_checked(expect, st)):
+            continue
+        found.append(_save_one(root, fd, name, join(path, name), st, before_fd, expect))
+    return deeper
+
+
+def _as_checked(expect: Expect, st: os.stat_result) -> bool:
+    if stat.S_ISDIR(st.st_mode):
+        return stat.S_ISDIR(expect.mode)
+    same = (st.st_size, st.st_mtime_ns) == (expect.size, expect.mtime_ns)
+    return same and expect.saved
+
+
+def _save_one(
+    root: int,
+    fd: int,
+    name: bytes,
+    path: bytes,
+    st: os.stat_result,
+    before_fd: int,
+    expect: Expect | None,
+) -> dict[str, Any]:
+    meta, _ = read_meta(fd, name)
+    image = None
+    if stat.S_ISREG(st.st_mode):
+        if st.st_uid == os.geteuid() and not st.st_mode & 0o400:
+            os.chmod(name, 0o600, dir_fd=fd)  # it is to be removed anyway
+        with contextlib.suppress(PermissionError):
+            src = kernel.open_beneath(fd, name, DATA)
+            try:
+                label = LATE + b".%d.%d" % (st.st_ino, st.st_ctime_ns)
+                with contextlib.suppress(FileExistsError):
+                    keep(before_fd, label, src, st.st_size)
+                image = os.fsdecode(label)
+            finally:
+                os.close(src)
+    return {
+        "root": root,
+        "staged": text(path),
+        "type": type_of(st.st_mode),
+        "ino": st.st_ino,
+        "meta": meta.to_json(),
+        "image": image,
+        "changed": expect is None or expect.saved,
+    }
+
+
+def load_meta(line: dict[str, Any]) -> Meta:
+    """The attributes in a line of the index."""
+    return Meta.from_json(line["meta"])

@@ -1,0 +1,385 @@
+"""What a commit worker does: commit, or recover from a commit that was cut off.
+
+Both run as the session's owner and speak with the daemon in messages (``worker.send``)::
+
+    progress   {stage, done, total}
+    conflicts  {conflicts: [ConflictInfo...]}   nothing was touched; the end
+    nothing    {remaining}                      nothing to commit; the end
+    intent     {changes, losses}                all is staged and durable; waits for {cmd: go}
+    applied    {outcome, applied, remaining, remaining_total, losses, late}   done and durable
+
+``outcome`` is ``forward``, or ``back`` when the commit is wholly undone: a staging that never
+had its intent, or an apply that met an error it could not get past (then ``error`` says which).
+``late`` lists entries that somebody changed in the very last moment; their newest bytes are in
+the before-images.  Until the daemon says go, any end (even a kill) leaves the base as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from goexfs.errors import CommitFailed, Conflict, Denied, GoexfsError, Limit
+from goexfs.names import display
+from goexfsd import kernel
+from goexfsd.commit import before, conflicts, intent, preflight, rebase, stage
+from goexfsd.commit.apply import Applier, finish, tidy
+from goexfsd.commit.base import Base
+from goexfsd.commit.build import Blueprint, build
+from goexfsd.commit.faithful import text
+from goexfsd.commit.faults import arm, fault
+from goexfsd.commit.ground import Ground, Lost
+from goexfsd.commit.places import Places
+from goexfsd.commit.plan import Plan, parse, path_of
+from goexfsd.commit.select import choose
+from goexfsd.commit.source import Source
+from goexfsd.layer import seen
+from goexfsd.layer.changes import Change, compute
+from goexfsd.layer.origins import Identity
+from goexfsd.worker import Root, Worker, open_root
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def commit(worker: Worker) -> None:
+    """Commit the changes of layer ``source``; before-images and plan go to ``before``.
+
+    Options: ``commit`` (id), ``paths`` (list of (root index, path); empty: all).  With a layer
+    ``live``, a partial commit also takes what it committed out of that layer (``rebase``).
+    """
+    _begin(worker)
+    run = _Commit(worker)
+    try:
+        plan = run.prepare()
+    finally:
+        run.close()
+    if plan is None:
+        return
+    if not _told_to_go(worker):
+        stage.remove_stages(worker.root_fds, worker.layer_fds["before"], times=True)
+        return
+    _carry_out(worker, plan)
+
+
+def recover(worker: Worker) -> None:
+    """Finish or take back the commit of layer ``before``; option ``state``: staging or intent.
+
+    Idempotent: killed at any point, it can be run again.
+    """
+    _begin(worker)
+    lines = intent.read(worker.layer_fds["before"], intent.PLAN)
+    if worker.spec.options["state"] != "intent":
+        stage.remove_stages(worker.root_fds, worker.layer_fds["before"], times=True)
+        _say_back(worker, None)
+        return
+    if lines is None:
+        raise CommitFailed(
+            "the plan of a pending commit is missing; the base was not touched by recovery",
+            hint="check the store for errors (btrfs scrub)",
+        )
+    plan = parse(lines)
+    _same_roots(worker, plan)
+    _carry_out(worker, plan)
+
+
+def _begin(worker: Worker) -> None:
+    # A node is found through its directory, and so on up: deep trees, deep calls.
+    sys.setrecursionlimit(1_000_000)
+    arm(worker.spec.options)
+
+
+def _told_to_go(worker: Worker) -> bool:
+    try:
+        command = worker.conn.recv()
+    except EOFError:
+        return False
+    return isinstance(command, dict) and command.get("cmd") == "go"
+
+
+def _progress(worker: Worker) -> Progress:
+    def tell(name: str, done: int, total: int | None) -> None:
+        worker.send({"event": "progress", "stage": name, "done": done, "total": total})
+
+    return tell
+
+
+class _Commit:
+    """The way to the intent."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._roots = worker.spec.roots
+        self._source_fd = worker.layer_fds["source"]
+        self._before_fd = worker.layer_fds["before"]
+        self._base = Base(worker.root_fds)
+        self._progress = _progress(worker)
+        self._seen = seen.read(self._source_fd, [root.index for root in self._roots])
+        self._changes: list[Change] = []
+        self._source: Source | None = None
+        self._ground: Ground | None = None
+
+    def close(self) -> None:
+        self._base.close()
+        if self._source is not None:
+            self._source.close()
+        if self._ground is not None:
+            self._ground.close()
+
+    def prepare(self) -> Plan | None:
+        """Everything up to the intent; None if the commit ends before it."""
+        self._changes = compute(
+            self._source_fd, self._roots, self._worker.root_fds, progress=self._progress
+        )
+        places = Places(self._changes)
+        chosen = choose(self._changes, self._worker.spec.options["paths"], places)
+        if not chosen:
+            self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
+            return None
+        if self._conflicts(chosen, places):
+            return None
+        self._source = Source(self._source_fd, self._roots, self._changes, self._seen)
+        blueprint = build(
+            self._worker.spec.options["commit"],
+            self._roots,
+            chosen,
+            places,
+            self._seen,
+            self._base,
+            self._source,
+            partial=len(chosen) < len(self._changes),
+        )
+        preflight.check(blueprint, self._base, self._before_fd)
+        return self._stage(blueprint, chosen, places)
+
+    def _conflicts(self, chosen: list[Change], places: Places) -> bool:
+        found = conflicts.check(chosen, places, self._seen, self._base)
+        if found:
+            names = [root.name for root in self._roots]
+            wire = [conflict.to_wire(names) for conflict in found]
+            self._worker.send({"event": "conflicts", "conflicts": wire})
+        return bool(found)
+
+    def _stage(self, blueprint: Blueprint, chosen: list[Change], places: Places) -> Plan | None:
+        assert self._source is not None
+        plan = blueprint.plan
+        self._ground = Ground(plan.nodes, self._worker.root_fds)
+        try:
+            before.save(blueprint, self._base, self._before_fd, self._progress)
+            stage.stage(
+                blueprint, self._ground, self._base, self._source, self._before_fd, self._progress
+            )
+            self._base.close()
+            for root, fd in zip(self._roots, self._worker.root_fds, strict=True):
+                _still_there(root, fd)
+            clear = not self._conflicts(chosen, places)
+            if clear:
+                intent.write(self._before_fd, intent.PLAN, plan.lines())
+                fault("intent.written")
+                self._say_intent(plan)
+        except BaseException as error:
+            self._take_back()
+            if isinstance(error, OSError):
+                raise _told(error, "nothing was changed") from error
+            raise
+        if not clear:
+            self._take_back()
+        return plan if clear else None
+
+    def _say_intent(self, plan: Plan) -> None:
+        count = sum(plan.applied.values())
+        self._worker.send({"event": "intent", "changes": count, "losses": plan.losses})
+
+    def _take_back(self) -> None:
+        stage.remove_stages(self._worker.root_fds, self._before_fd, times=True)
+
+
+def _still_there(root: Root, fd: int) -> None:
+    """The root's path still leads to the directory that is open; NotFound, Conflict if not."""
+    again = open_root(root)
+    try:
+        st, was = os.fstat(again), os.fstat(fd)
+        if (st.st_dev, st.st_ino) != (was.st_dev, was.st_ino):
+            raise Conflict(
+                f"{display(root.path)} was replaced by another directory meanwhile; "
+                "nothing was changed",
+                hint="put the original directory back, then commit again",
+            )
+    finally:
+        os.close(again)
+
+
+def _same_roots(worker: Worker, plan: Plan) -> None:
+    for mark in plan.roots:
+        fd = worker.root_fds[mark.index]
+        if os.fstat(fd).st_ino != mark.ino or os.fstatvfs(fd).f_fsid != mark.fsid:
+            shown = display(worker.spec.roots[mark.index].path)
+            raise CommitFailed(
+                f"a commit to {shown} is pending, but another directory or file system is there",
+                hint=f"mount or move the original {shown} back, then restart goexfsd",
+            )
+
+
+# -- from the intent on -------------------------------------------------------------------------
+
+
+def _carry_out(worker: Worker, plan: Plan) -> None:
+    """Apply, tidy, rebase, tell.  May be cut off anywhere and be done again."""
+    before_fd = worker.layer_fds["before"]
+    ground = Ground(plan.nodes, worker.root_fds)
+    try:
+        if intent.exists(before_fd, intent.VERDICT):
+            _take_back(worker, plan, ground)
+            return
+        if not intent.exists(before_fd, intent.APPLIED) and not _apply(worker, plan, ground):
+            _take_back(worker, plan, ground)
+            return
+        fault("applied")
+        homes = _homes(plan, ground)
+        try:
+            tidy(plan, ground)
+            finish(plan, ground, back=False)
+            _sync(homes)
+        finally:
+            for fd in homes:
+                os.close(fd)
+    finally:
+        ground.close()
+    _say_applied(worker, plan)
+
+
+def _apply(worker: Worker, plan: Plan, ground: Ground) -> bool:
+    """Forward to the point where only tidying is left; False if it cannot be reached."""
+    before_fd = worker.layer_fds["before"]
+    try:
+        Applier(plan, ground, before_fd, _progress(worker)).forward()
+        stage.sync(plan, ground)
+        late = _save_late(plan, ground, before_fd)
+        intent.write(before_fd, intent.APPLIED, [*_results(plan, ground, worker), *late])
+    except (OSError, Lost) as error:
+        fault("verdict")
+        intent.write(before_fd, intent.VERDICT, [{"error": _verdict(error, plan).to_wire()}])
+        return False
+    return True
+
+
+def _verdict(error: OSError | Lost, plan: Plan) -> GoexfsError:
+    if isinstance(error, OSError):
+        return _told(error, "the commit was taken back, nothing is changed")
+    path = display(path_of(plan, error.node.id, old=True))
+    return Conflict(
+        f"{path} was moved away in the base while it was committed; "
+        "the commit was taken back, nothing is changed"
+    )
+
+
+def _save_late(plan: Plan, ground: Ground, before_fd: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    known = {node.ino for node in plan.nodes if node.new}
+    for number in plan.stages:
+        node = plan.nodes[number]
+        if ground.look(node.slots[0]) is not None:
+            fd = ground.directory(number)
+            saved = before.save_late(node.root, fd, plan.taken, known, before_fd)
+            found += [{"late": line} for line in saved]
+    return found
+
+
+def _results(plan: Plan, ground: Ground, worker: Worker) -> list[dict[str, Any]]:
+    """What every committed name is now: what a later undo, or commit, will compare with."""
+    lines: list[dict[str, Any]] = [{"losses": plan.losses}]
+    base = Base(worker.root_fds)
+    try:
+        for mark in plan.marks:
+            if mark.kind == "deleted":
+                continue
+            st = base.look(mark.root, mark.path)
+            if st is not None:
+                now = Identity.of(st, base.root_devs[mark.root])
+                fields = [getattr(now, name) for name in Identity.__slots__]
+                lines.append({"now": [mark.root, text(mark.path), fields]})
+    finally:
+        base.close()
+    return lines
+
+
+def _take_back(worker: Worker, plan: Plan, ground: Ground) -> None:
+    before_fd = worker.layer_fds["before"]
+    verdict = intent.read(before_fd, intent.VERDICT) or []
+    if any(ground.look(plan.nodes[stage_id].slots[0]) for stage_id in plan.stages):
+        Applier(plan, ground, before_fd, _progress(worker)).backward()
+    homes = _homes(plan, ground)
+    try:
+        _sync(homes)
+        late = _save_late(plan, ground, before_fd)
+        tidy(plan, ground)
+        finish(plan, ground, back=True)
+        _sync(homes)
+    finally:
+        for fd in homes:
+            os.close(fd)
+    _say_back(worker, verdict[0]["error"] if verdict else None, late)
+
+
+def _homes(plan: Plan, ground: Ground) -> list[int]:
+    """A readable descriptor on every file system that was changed."""
+    found = []
+    for number in plan.stages:
+        home = ground.directory(plan.nodes[number].slots[0][0])
+        found.append(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=home))
+    return found
+
+
+def _sync(homes: list[int]) -> None:
+    done: set[int] = set()
+    for fd in homes:
+        device = os.fstat(fd).st_dev
+        if device not in done:
+            done.add(device)
+            kernel.syncfs(fd)
+
+
+def _say_back(
+    worker: Worker, error: dict[str, Any] | None, late: list[dict[str, Any]] | None = None
+) -> None:
+    message: dict[str, Any] = {"event": "applied", "outcome": "back", "applied": {}}
+    message["late"] = [line["late"] for line in late or ()]
+    if error is not None:
+        message["error"] = error
+    worker.send(message)
+
+
+def _say_applied(worker: Worker, plan: Plan) -> None:
+    remaining: dict[str, int] = {}
+    live = worker.layer_fds.get("live")
+    if plan.partial and live is not None:
+        rebase.rebase(live, plan, worker.spec.roots, worker.root_fds)
+        left = compute(live, worker.spec.roots, worker.root_fds)
+        remaining = dict(Counter(change.kind for change in left))
+    lines = intent.read(worker.layer_fds["before"], intent.APPLIED) or []
+    losses = [loss for line in lines for loss in line.get("losses", ())]
+    late = [line["late"] for line in lines if "late" in line and line["late"]["changed"]]
+    worker.send(
+        {
+            "event": "applied",
+            "outcome": "forward",
+            "applied": plan.applied,
+            "remaining": remaining,
+            "remaining_total": sum(remaining.values()),
+            "losses": losses,
+            "late": late,
+        }
+    )
+
+
+def _told(error: OSError, state: str) -> GoexfsError:
+    """What an OSError of the commit's own means to a user."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Limit(f"no room for the commit ({reason}); {state}", hint="free some space")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return Denied(f"the commit was refused by the file system ({reason}); {state}")
+    return CommitFailed(f"the commit failed ({reason}); {state}")

@@ -1,0 +1,232 @@
+"""The plan of a commit: nodes, the places each passes through, and ordered operations.
+
+A *node* is one name in play: an entry of the base, or one that was staged.  Its *slots* are the
+places (directory node, name) that it takes in turn, the first before the commit, the last after
+it.  Wherever a crash stops the operations, every node is in one of its slots and is known there
+by its inode number, for nothing is deleted before all is done.  So any operation can tell
+whether it has been carried out, each is idempotent, and the list can be run again from its
+start, forward to the new state or backward to the old one.
+
+Operations::
+
+    widen  give the owner access to a directory of theirs for the time of the commit
+    link   make a further name of a base file, in the staging directory
+    fill   put staged bytes into an inode that must stay (it has names elsewhere)
+    move   take a node from one slot to a free one
+    swap   let two nodes change places in one step
+    attrs  set mode, owner, attributes and (not of directories) times
+
+and, when the staging is gone, *finals*: modes and times of directories, which all the rest
+disturbs.  Nothing here touches a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from goexfs.errors import StoreFailed
+from goexfs.names import to_wire
+from goexfsd.commit.faithful import Meta, raw, text
+
+VERSION = 1
+STAGE_PREFIX = b".goexfs-stage-"
+"""Names with this prefix are never shown in a view."""
+
+Slot = tuple[int, bytes]
+"""(id of the directory's node, name in it)."""
+OpKind = Literal["widen", "link", "fill", "move", "swap", "attrs"]
+
+
+@dataclass(slots=True)
+class Node:
+    id: int
+    root: int
+    type: str
+    ino: int
+    """0 while it is not staged yet."""
+    dev: int = 0
+    """Device of a base entry at planning; 0 for staged ones (not compared)."""
+    slots: list[Slot] = field(default_factory=list)
+    """Empty for a root."""
+    new: bool = False
+    """Not in the base before the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    kind: OpKind
+    node: int
+    at: int = 0
+    """move, swap: the index of the node's slot before it; it leads to ``at + 1``."""
+    other: int = -1
+    """swap: the other node; link: the one to link to; fill: the staged bytes; attrs: index."""
+    other_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attrs:
+    """What an ``attrs`` operation sets, and what was before."""
+
+    new: Meta
+    old: Meta
+    times: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """A directory's mode (None: left alone) and times when all is done, or all is taken back."""
+
+    node: int
+    mode: int | None
+    atime_ns: int
+    mtime_ns: int
+    old_mode: int | None
+    old_atime_ns: int
+    old_mtime_ns: int
+    kept: bool = True
+    """False: the directory is gone after the commit, so this is for the way back only."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootMark:
+    """Which directory a root is, over a reboot too."""
+
+    index: int
+    name: str
+    ino: int
+    fsid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """A base entry that the commit takes away, as it was checked."""
+
+    size: int
+    mtime_ns: int
+    mode: int
+    saved: bool = True
+    """Its bytes are in the before-images; False: they could not be read in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A committed change, as rebase and undo need it."""
+
+    kind: str
+    root: int
+    path: bytes
+    """In the view; for a deletion in the base."""
+    old_path: bytes | None
+    type: str
+    upper_ino: int
+
+
+def loss(root: int, path: bytes, what: str) -> dict[str, Any]:
+    """Something of an entry that could not be set."""
+    return {"root": root, "path": to_wire(path), "what": what}
+
+
+@dataclass(slots=True)
+class Plan:
+    commit: str
+    roots: list[RootMark]
+    partial: bool = False
+    nodes: list[Node] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    attrs: list[Attrs] = field(default_factory=list)
+    finals: list[Final] = field(default_factory=list)
+    stages: list[int] = field(default_factory=list)
+    """Nodes of the staging directories."""
+    taken: dict[tuple[int, int], Expect] = field(default_factory=dict)
+    """(root, inode) of every base entry that goes away, children of directories too."""
+    fills: dict[int, int] = field(default_factory=dict)
+    """Node that is filled -> number of its before-image."""
+    marks: list[Mark] = field(default_factory=list)
+    applied: dict[str, int] = field(default_factory=dict)
+    """Number of changes by kind."""
+    losses: list[dict[str, Any]] = field(default_factory=list)
+    """What could not be set as it is in the view (``{"root", "path", "what"}``)."""
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The plan for ``intent.write``."""
+        yield {
+            "plan": VERSION,
+            "commit": self.commit,
+            "partial": self.partial,
+            "roots": [asdict(root) for root in self.roots],
+            "stages": self.stages,
+            "applied": self.applied,
+            "losses": self.losses,
+            "fills": list(self.fills.items()),
+        }
+        for node in self.nodes:
+            slots = [[where, text(name)] for where, name in node.slots]
+            yield {"node": [node.id, node.root, node.type, node.ino, node.new], "slots": slots}
+        for op in self.ops:
+            yield {"op": [op.kind, op.node, op.at, op.other, op.other_at]}
+        for attrs in self.attrs:
+            old, new = attrs.old.to_json(), attrs.new.to_json()
+            yield {"attrs": {"new": new, "old": old, "times": attrs.times}}
+        for mark in self.marks:
+            came = None if mark.old_path is None else text(mark.old_path)
+            path = text(mark.path)
+            yield {"mark": [mark.kind, mark.root, path, came, mark.type, mark.upper_ino]}
+        for final in self.finals:
+            yield {"final": asdict(final)}
+        for (root, ino), expect in self.taken.items():
+            yield {"taken": [root, ino, expect.size, expect.mtime_ns, expect.mode, expect.saved]}
+
+
+def path_of(plan: Plan, node: int, *, old: bool = False) -> bytes:
+    """Where a node lies below its root after the commit (``old``: before it)."""
+    names: list[bytes] = []
+    while plan.nodes[node].slots:
+        node, name = plan.nodes[node].slots[0 if old else -1]
+        names.append(name)
+    return b"/".join(reversed(names))
+
+
+def parse(lines: list[dict[str, Any]]) -> Plan:
+    """The plan that ``Plan.lines`` made; StoreFailed if it is of another version."""
+    head = lines[0] if lines else {}
+    if head.get("plan") != VERSION:
+        raise StoreFailed(
+            "a pending commit was planned by another version of goexfs",
+            hint="start the version that began it: it finishes the commit",
+        )
+    plan = Plan(
+        head["commit"],
+        [RootMark(**root) for root in head["roots"]],
+        head["partial"],
+        stages=head["stages"],
+        applied=head["applied"],
+        losses=head["losses"],
+        fills={int(node): int(image) for node, image in head["fills"]},
+    )
+    for line in lines[1:]:
+        _parse_line(plan, line)
+    return plan
+
+
+def _parse_line(plan: Plan, line: dict[str, Any]) -> None:
+    if "node" in line:
+        node_id, root, kind, ino, new = line["node"]
+        slots = [(int(where), raw(name)) for where, name in line["slots"]]
+        plan.nodes.append(Node(node_id, root, kind, ino, slots=slots, new=new))
+    elif "op" in line:
+        plan.ops.append(Op(*line["op"]))
+    elif "attrs" in line:
+        value = line["attrs"]
+        new, old = Meta.from_json(value["new"]), Meta.from_json(value["old"])
+        plan.attrs.append(Attrs(new, old, value["times"]))
+    elif "final" in line:
+        plan.finals.append(Final(**line["final"]))
+    elif "mark" in line:
+        kind, root, path, came, entry_type, upper_ino = line["mark"]
+        old_path = None if came is None else raw(came)
+        plan.marks.append(Mark(kind, root, raw(path), old_path, entry_type, upper_ino))
+    elif "taken" in line:
+        root, ino, *expect = line["taken"]
+        plan.taken[root, ino] = Expect(*expect)

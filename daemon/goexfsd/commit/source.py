@@ -1,0 +1,117 @@
+"""What is to be committed: the upper tree of a read-only checkpoint, as a commit reads it.
+
+Entries are opened beneath their root's upper directory, no symlink followed, and are checked to
+be the inode that the change list spoke of.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+
+from goexfs.errors import Denied, Internal
+from goexfs.names import display
+from goexfsd import kernel
+from goexfsd.commit.base import GONE
+from goexfsd.commit.faithful import DATA, HANDLE, Meta, layer_xattrs_of
+from goexfsd.commit.places import leaf, parent
+from goexfsd.layer.changes import Change, Root
+from goexfsd.layer.format import INDEX, UPPER
+from goexfsd.layer.seen import Seen
+
+
+class Source:
+    """The layer that is committed."""
+
+    def __init__(
+        self,
+        layer_fd: int,
+        roots: Sequence[Root],
+        changes: Iterable[Change],
+        seen: Mapping[int, Seen],
+    ) -> None:
+        self._seen = seen
+        self._index = kernel.open_beneath(layer_fd, INDEX, os.O_PATH | os.O_DIRECTORY)
+        self._elsewhere = {
+            (change.root, change.upper_ino): change.source
+            for change in changes
+            if change.source is not None
+        }
+        self._tops = {
+            root.index: kernel.open_beneath(
+                layer_fd, UPPER + b"/" + os.fsencode(root.name), os.O_PATH | os.O_DIRECTORY
+            )
+            for root in roots
+        }
+
+    def close(self) -> None:
+        os.close(self._index)
+        for fd in self._tops.values():
+            os.close(fd)
+
+    def _open(self, root: int, path: bytes, flags: int) -> int:
+        directory = kernel.open_dir_beneath(self._tops[root], parent(path))
+        try:
+            return kernel.open_beneath(directory, leaf(path), flags)
+        finally:
+            os.close(directory)
+
+    def _entry(self, change: Change, flags: int) -> int:
+        """Open the upper inode of a change: under its own name, else under another it has."""
+        path = change.source or self._elsewhere.get((change.root, change.upper_ino))
+        if path is not None:
+            fd = self._open(change.root, path, flags)
+        else:
+            fd = kernel.open_beneath(self._index, self._indexed(change), flags)
+        if change.upper_ino and os.fstat(fd).st_ino != change.upper_ino:
+            os.close(fd)
+            raise Internal(f"the layer has another inode at {display(change.path)}")
+        return fd
+
+    def _indexed(self, change: Change) -> bytes:
+        copy = self._seen[change.root].copies.get(change.upper_ino)
+        if copy is None:
+            raise Internal(f"the layer has no inode for {display(change.path)}")
+        return b"%d-%x-%x" % (change.root, copy.identity.dev, copy.identity.ino)
+
+    def handle(self, change: Change) -> int:
+        """An O_PATH descriptor of the changed entry."""
+        return self._entry(change, HANDLE)
+
+    def meta(self, change: Change) -> Meta:
+        """All attributes as the view shows them."""
+        assert change.st is not None
+        fd = self.handle(change)
+        try:
+            link = stat.S_ISLNK(change.st.st_mode)
+            target = os.readlink(b"", dir_fd=fd) if link else None
+            return Meta.of(change.st, layer_xattrs_of(fd), target)
+        finally:
+            os.close(fd)
+
+    def data(self, change: Change) -> int:
+        """A readable descriptor of a changed regular file."""
+        try:
+            return self._entry(change, DATA)
+        except PermissionError as error:
+            raise Denied(
+                f"{display(change.path)} cannot be read: it has no read permission",
+                hint="give it back its read permission in the session, then commit",
+            ) from error
+
+    def directory_times(self, root: int, path: bytes) -> tuple[int, int] | None:
+        """(atime, mtime) in ns of a directory of the view, if the layer has a copy of it."""
+        try:
+            fd = kernel.open_dir_beneath(self._tops[root], path)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
+        try:
+            st = os.fstat(fd)
+            if st.st_ino not in self._seen[root].copies:
+                return None  # only there to hold what is below it
+            return st.st_atime_ns, st.st_mtime_ns
+        finally:
+            os.close(fd)
