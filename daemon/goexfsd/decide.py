@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -128,7 +129,6 @@ async def _run(
     layers = {
         "source": store.checkpoint(session.id, row.source),
         "before": before,
-        "live": store.layer(session.id),
     }
     options = {"commit": row.id, "paths": list(paths)}
     decided = False
@@ -149,7 +149,7 @@ async def _run(
             raise
         log.warning("commit worker failed; rolling forward", commit=row.id, error=error.message)
         with trio.CancelScope(shield=True):
-            final = await roll(session, row)
+            final = await roll(session, row, None)
     except GoexfsError:
         clean = True  # the worker said so itself, having taken its staging back
         raise
@@ -160,6 +160,9 @@ async def _run(
     if final["outcome"] == "back":
         await _take_back(session, row, clean=True)
         raise _taken_back(final)
+    if row.partial:
+        with trio.CancelScope(shield=True):
+            final = await _rebase(session, row)
     row = finish(session, row, final)
     remaining = Summary.model_validate(final["remaining"])
     names = [root.name for root in session.row.roots]
@@ -201,7 +204,7 @@ async def _take_back(session: Session, row: CommitRow, *, clean: bool) -> None:
     store = session.house.store
     if not clean:
         try:
-            await roll(session, row)
+            await roll(session, row, None)
         except GoexfsError as error:
             log.error("staging stays until the next start", commit=row.id, error=error.message)
             return
@@ -216,14 +219,31 @@ def finish(session: Session, row: CommitRow, final: dict[str, Any]) -> CommitRow
     )
 
 
-async def roll(session: Session, row: CommitRow) -> dict[str, Any]:
-    """Finish (state ``intent``) or take back (state ``staging``) a commit that was cut off.
+async def _rebase(session: Session, row: CommitRow) -> dict[str, Any]:
+    """Take what a partial commit applied out of the live layer, under the mounted view.
 
-    Idempotent; returns the worker's last message.  Raises the worker's error if it cannot: the
-    commit then stays as it is for the next try.
+    It is done to a new layer, which then takes the live one's place.  Until that is in place the
+    commit counts as unfinished: after a crash, recovery does it to the layer itself.
     """
     store = session.house.store
-    layers = {"before": store.commit_path(row.id), "live": store.layer(session.id)}
+    await session.settle("written during a commit")
+    path = await trio.to_thread.run_sync(store.restore, session.id, session.row.checkpoint)
+    final = await roll(session, row, path)
+    await session.swap(path)
+    await session.checkpoint(step=None, label=f"after {row.id}")
+    return final
+
+
+async def roll(session: Session, row: CommitRow, live: Path | None) -> dict[str, Any]:
+    """Finish (state ``intent``) or take back (state ``staging``) a commit that was cut off.
+
+    A partial commit is also taken out of the layer ``live``.  Idempotent; returns the worker's
+    last message.  Raises the worker's error if it cannot: the commit then stays as it is for the
+    next try.
+    """
+    layers = {"before": session.house.store.commit_path(row.id)}
+    if live is not None:
+        layers["live"] = live
     options = {"commit": row.id, "state": row.state}
     async with session.job(commit_jobs.recover, layers, options) as channel:
         return await _until_applied(channel, _deaf)

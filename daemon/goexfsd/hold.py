@@ -90,10 +90,15 @@ class Hold:
 
         Returns the worker's count of changing operations so far.
         """
-        with trio.fail_after(COMMAND_SECONDS):
-            await trio.to_thread.run_sync(
-                _syncfs, str(self.place.mountpoint), abandon_on_cancel=True
-            )
+        try:
+            with trio.fail_after(COMMAND_SECONDS):
+                await trio.to_thread.run_sync(
+                    _syncfs, str(self.place.mountpoint), abandon_on_cancel=True
+                )
+        except trio.TooSlowError as error:
+            raise ViewFailed("the view does not answer") from error
+        except OSError as error:
+            raise ViewFailed(f"the view cannot be written back: {error.strerror}") from error
         reply = await self.call("sync")
         return int(reply["mutations"])
 

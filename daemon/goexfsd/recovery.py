@@ -101,7 +101,7 @@ async def _settle_commit(house: House, commit: CommitRow) -> None:
     assert row is not None
     session = Session(house, row)
     try:
-        final = await decide.roll(session, commit)
+        final = await decide.roll(session, commit, house.store.layer(row.id))
     except GoexfsError as error:
         log.error("a commit is pending", commit=commit.id, error=error.message)
         return

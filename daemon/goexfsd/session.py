@@ -152,11 +152,12 @@ class Session:
                             task_status.started()
                             started = True
                         await _either(self._closing, hold.ended)
-                except* GoexfsError as group:
-                    self.why_down = _first(group).message
+                except* Exception as group:  # one session must not take the daemon down
+                    error = _told(group)
+                    self.why_down = error.message
                     if not started:
-                        raise _first(group) from None
-                    log.error("view is down", session=self.id, error=self.why_down)
+                        raise error from group
+                    log.error("view is down", session=self.id, exc_info=group)
                 finally:
                     self.hold = None
                 if self._closing.is_set():
@@ -260,19 +261,23 @@ class Session:
                 f"session {self.row.name} has no checkpoint {to}", hint="goexfs log lists them"
             )
         saved = await self.settle("before rewind")
-        store = self.house.store
         with trio.CancelScope(shield=True):
-            path = await trio.to_thread.run_sync(store.restore, self.id, to)
+            await self.swap(await trio.to_thread.run_sync(self.house.store.restore, self.id, to))
+            self.row = self.house.catalog.set_session(self.row, checkpoint=to)
+            self._seen = await self.view().flush()
+            self._unknown = False
+        return saved
+
+    async def swap(self, path: Path) -> None:
+        """Make ``path`` (a writable layer that the store restored) the live layer."""
+        if self.hold is not None:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 await self.view().call("rewind", fd=fd)
             finally:
                 os.close(fd)
-            await trio.to_thread.run_sync(store.adopt, self.id, path)
-            self.row = self.house.catalog.set_session(self.row, checkpoint=to)
-            self._seen = await self.view().flush()
-            self._unknown = False
-        return saved
+        await trio.to_thread.run_sync(self.house.store.adopt, self.id, path)
+        self._unknown = True
 
     # -- the change list ---------------------------------------------------------------------
 
@@ -380,9 +385,11 @@ async def _either(*events: trio.Event) -> None:
             nursery.start_soon(wait, event)
 
 
-def _first(group: BaseExceptionGroup[GoexfsError]) -> GoexfsError:
+def _told(group: BaseExceptionGroup[Exception]) -> GoexfsError:
+    """What a failed view means to its user."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, GoexfsError)
-    return error
+    if isinstance(error, GoexfsError):
+        return error
+    return ViewFailed(f"the view failed: {type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from goexfs import protocol as p
-from goexfs.errors import GoexfsError, SandboxFailed, Usage
+from goexfs.errors import GoexfsError, SandboxFailed, Usage, ViewFailed
 from goexfsd import sandbox
 from goexfsd.catalog import StepRow
 from goexfsd.config import Config
@@ -144,6 +144,7 @@ class _Step:
         catalog.put_step(self.row)
         self.session.running = self.row.number
         outcome: sandbox.Outcome | None = None
+        error: GoexfsError | None = None
         try:
             await self.session.view().call("step", number=self.row.number)
             await self.call.emit("started", session=self.session.id, step=self.row.number)
@@ -151,13 +152,19 @@ class _Step:
         finally:
             with trio.CancelScope(shield=True):
                 self.session.running = None
-                summary = await self._finish(outcome)
+                error = await self._finish(outcome)
         if outcome.sandbox_error is not None:
             raise SandboxFailed(
                 f"the sandbox could not be set up: {outcome.sandbox_error}",
                 hint="goexfs doctor checks what it needs",
             )
-        return self._result(outcome, summary)
+        if error is not None:
+            raise ViewFailed(
+                f"the script ended with status {outcome.status}, but there is no checkpoint after"
+                f" it: {error.message}",
+                hint="goexfs status says whether the session's view is back",
+            ) from error
+        return self._result(outcome)
 
     def _job(self) -> sandbox.Job:
         session, request = self.session, self.request
@@ -243,9 +250,10 @@ class _Step:
                 elif isinstance(notice, p.Signal):
                     running.signal(notice.name)
 
-    async def _finish(self, outcome: sandbox.Outcome | None) -> p.Summary:
-        """Checkpoint, summary, record; a failure here must not hide the script's own end."""
+    async def _finish(self, outcome: sandbox.Outcome | None) -> GoexfsError | None:
+        """Checkpoint, summary, record.  Returns why there is no checkpoint, if there is none."""
         session = self.session
+        failed: GoexfsError | None = None
         summary: p.Summary | None = None
         number: int | None = None
         try:
@@ -255,6 +263,7 @@ class _Step:
             number = info.number
             summary = await session.changes(self.row.before, number) if moved else p.Summary()
         except GoexfsError as error:
+            failed = error
             log.error("no checkpoint after a step", session=session.id, error=error.message)
         await trio.to_thread.run_sync(self._keep)
         stdout, stderr = self.kept["stdout"], self.kept["stderr"]
@@ -271,7 +280,7 @@ class _Step:
             truncated=stdout.truncated or stderr.truncated,
         )
         session.house.catalog.put_step(self.row)
-        return summary or p.Summary()
+        return failed
 
     def _keep(self) -> None:
         directory = self.session.house.store.steps_dir(self.session.id)
@@ -279,7 +288,7 @@ class _Step:
             if kept.total:
                 (directory / f"{self.row.number}.{suffix}").write_bytes(kept.data())
 
-    def _result(self, outcome: sandbox.Outcome, summary: p.Summary) -> p.RunResult:
+    def _result(self, outcome: sandbox.Outcome) -> p.RunResult:
         quiet = not self.request.stream and self.request.pty is None
         stdout, stderr = self.kept["stdout"], self.kept["stderr"]
         return p.RunResult(
@@ -290,7 +299,7 @@ class _Step:
             timed_out=outcome.timed_out,
             duration=outcome.duration,
             checkpoint=self.row.checkpoint,
-            summary=summary,
+            summary=self.row.summary or p.Summary(),
             stdout=stdout.data().decode("utf-8", "replace") if quiet else None,
             stderr=stderr.data().decode("utf-8", "replace") if quiet else None,
             truncated=self.row.truncated,
