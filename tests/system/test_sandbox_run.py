@@ -103,6 +103,33 @@ def test_the_script_cannot_pose_as_bubblewrap(user: Box) -> None:
     assert result.err == '{ "exit-code": 0 }\nbwrap: no\n'
 
 
+def test_an_argument_that_is_too_long(user: Box) -> None:
+    result = user.run("true", "x" * 200_000)
+    assert result.status == 125
+    assert result.outcome.sandbox_error == "Argument list too long"
+
+
+def test_arguments_arrive_as_they_are(user: Box) -> None:
+    odd = [
+        "",
+        " a  b ",
+        "$HOME `id` *",
+        "new\nline",
+        "--help",
+        os.fsdecode(b"\xff\x01"),
+        "x" * 90_000,
+    ]
+    result = user.run("printf", "%s\\0", *odd)
+    assert result.streams["stdout"] == b"".join(os.fsencode(part) + b"\0" for part in odd)
+
+
+def test_signals_are_as_programs_expect_them(box: Box) -> None:
+    """Not ignored because Python ignores them; nothing blocked."""
+    shown = box.run("cat", "/proc/self/status").out
+    masks = dict(line.split(":\t", 1) for line in shown.splitlines())
+    assert (int(masks["SigIgn"], 16), int(masks["SigBlk"], 16)) == (0, 0)
+
+
 # -- scripts --------------------------------------------------------------------------------
 
 

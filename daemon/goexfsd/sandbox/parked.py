@@ -10,7 +10,6 @@ forked.  Only the waiting for the move happens elsewhere.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -62,8 +61,8 @@ class Parked:
 
     def become(self, argv: list[str], numbers: list[tuple[int, int]], report: int) -> None:
         """Execute ``argv`` with descriptors: ours → theirs.  OSError if it is gone."""
-        theirs = [number for _, number in numbers]
-        task = json.dumps({"argv": argv, "numbers": theirs, "report": report}).encode()
+        theirs = ",".join(str(number) for _, number in numbers)
+        task = b"\0".join(os.fsencode(part) for part in (str(report), theirs, *argv))
         fd = os.memfd_create("goexfs", os.MFD_CLOEXEC)
         try:
             os.pwrite(fd, task, 0)

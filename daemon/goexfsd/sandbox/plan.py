@@ -124,6 +124,8 @@ def plan(job: Job, policy: Policy, machine: Machine) -> Launch:
     """
     if job.uid <= 0:
         raise ValueError("a script never runs as root")
+    if any("\0" in part for part in (*job.argv, job.cwd)):
+        raise Usage("an argument with a NUL byte cannot be passed to a program")
     return Launch(
         program=_program(job, policy, machine),
         options=(*_namespaces(job, policy), *_system(job, policy, machine)),
