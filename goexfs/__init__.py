@@ -35,20 +35,56 @@ if TYPE_CHECKING:
         Usage,
         ViewFailed,
     )
+    from goexfs.protocol import (
+        Change,
+        CheckpointInfo,
+        CommitInfo,
+        CommitResult,
+        ConflictInfo,
+        DiffResult,
+        DiscardResult,
+        DoctorResult,
+        LogResult,
+        OutputResult,
+        ProgressEvent,
+        RewindResult,
+        RunResult,
+        SessionInfo,
+        StatusResult,
+        StepInfo,
+        Summary,
+    )
 
 __all__ = [
+    "Change",
+    "CheckpointInfo",
     "Client",
     "CommitFailed",
+    "CommitInfo",
+    "CommitResult",
     "Conflict",
+    "ConflictInfo",
     "Denied",
+    "DiffResult",
+    "DiscardResult",
+    "DoctorResult",
     "GoexfsError",
     "Internal",
     "InvalidState",
     "Limit",
+    "LogResult",
     "NotExecutable",
     "NotFound",
+    "OutputResult",
+    "ProgressEvent",
+    "RewindResult",
+    "RunResult",
     "SandboxFailed",
+    "SessionInfo",
+    "StatusResult",
+    "StepInfo",
     "StoreFailed",
+    "Summary",
     "TrioClient",
     "Unavailable",
     "Unsupported",
@@ -60,15 +96,21 @@ __all__ = [
 
 _CLIENT = frozenset(("Client", "TrioClient", "connect", "connect_trio"))
 
+if not TYPE_CHECKING:  # a type checker is to know every name, not to guess them
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'goexfs' has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
 
-    value = getattr(import_module("goexfs.client" if name in _CLIENT else "goexfs.errors"), name)
-    globals()[name] = value
-    return value
+        if name not in __all__:
+            raise AttributeError(f"module 'goexfs' has no attribute {name!r}")
+        if name in _CLIENT:
+            home = import_module("goexfs.client")
+        else:
+            home = import_module("goexfs.errors")
+            if not hasattr(home, name):
+                home = import_module("goexfs.protocol")
+        value = globals()[name] = getattr(home, name)
+        return value
 
 
 def __dir__() -> list[str]:

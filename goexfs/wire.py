@@ -160,6 +160,10 @@ class Connection:
         """Hang up; the daemon ends what this connection asked for and is still under way."""
         self._sock.close()
 
+    def give_up_after(self, seconds: float) -> None:
+        """From here on, a daemon that says nothing for so long counts as gone."""
+        self._sock.settimeout(seconds)
+
     def fileno(self) -> int:
         return self._sock.fileno()
 

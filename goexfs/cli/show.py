@@ -112,7 +112,7 @@ def change_line(change: dict[str, Any], with_root: bool, colour: bool) -> str:
     kind = change["kind"]
     shown = change_path(change, with_root)
     if change.get("old_path") is not None:
-        old = name(change["old_path"])
+        old = name(change["old_path"]) + ("/" if change["type"] == "dir" else "")
         shown = f"{name(change['root'])}/{old} -> {shown}" if with_root else f"{old} -> {shown}"
     line = paint(f"{LETTERS.get(kind, '?')}  {shown}", _COLOURS.get(kind, "0"), colour)
     details = list(_details(change))

@@ -5,7 +5,8 @@ request's result model from ``goexfs.protocol`` and raising the errors of ``goex
 
 Every call has a connection of its own.  So a client may be shared by threads or tasks, a slow
 ``on_output`` holds up only its own script, and a call that is abandoned (an exception, a
-cancelled scope) hangs up, upon which the daemon ends what it had asked for.
+cancelled scope) hangs up, upon which the daemon ends what it had asked for.  A run that is
+abandoned first kills its script and waits for its end.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Client", "TrioClient", "connect", "connect_trio"]
 
 
-def __getattr__(name: str) -> Any:
-    # trio is half of what this library would cost to import: only for those who use it.
-    if name not in ("TrioClient", "connect_trio"):
-        raise AttributeError(f"module 'goexfs.client' has no attribute {name!r}")
-    from goexfs.client import async_trio
+if not TYPE_CHECKING:
 
-    return getattr(async_trio, name)
+    def __getattr__(name: str) -> Any:
+        # trio is half of what this library would cost to import: only for those who use it.
+        if name not in ("TrioClient", "connect_trio"):
+            raise AttributeError(f"module 'goexfs.client' has no attribute {name!r}")
+        from goexfs.client import async_trio
+
+        return getattr(async_trio, name)

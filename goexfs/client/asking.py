@@ -33,6 +33,8 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _METHOD: dict[type[Model], str] = {request: name for name, (request, _) in METHODS.items()}
 _PIECE = 64 * 1024
+KILL_SECONDS = 10.0
+"""How long an abandoned run waits for its script to be gone."""
 
 
 M = TypeVar("M", bound=Model)
@@ -139,6 +141,11 @@ def diff(
 ) -> Diff:
     span = {"step": step, "from": from_, "to": to}
     return build(Diff, **where(session), **span, paths=[path(each) for each in paths], patch=patch)
+
+
+def kill(request: int) -> Message:
+    """Params of the ``signal`` notice that ends a run."""
+    return {"request": request, "name": "KILL"}
 
 
 def output(params: Message) -> tuple[str, bytes]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import trio
 
 from goexfs.client import asking
-from goexfs.client.asking import Feed, Path, Session
+from goexfs.client.asking import KILL_SECONDS, Feed, Path, Session
+from goexfs.errors import GoexfsError
 from goexfs.protocol import (
     Checkpoint,
     CheckpointInfo,
@@ -38,6 +39,7 @@ from goexfs.protocol import (
     Reply,
     Rewind,
     RewindResult,
+    Run,
     RunResult,
     SessionInfo,
     Status,
@@ -103,6 +105,23 @@ class _Call:
         self, request: Model, on_event: OnEvent | None = None, feed: Feed | None = None
     ) -> Message:
         """Ask, hand events on, feed the input, return the result."""
+        try:
+            return await self._finish(request, on_event, feed)
+        except GoexfsError:
+            raise
+        except BaseException:
+            if isinstance(request, Run):
+                await self._kill()
+            raise
+
+    async def _kill(self) -> None:
+        """Kill the script and wait until it is gone, so that its session can be used again."""
+        with trio.move_on_after(KILL_SECONDS, shield=True), suppress(GoexfsError):
+            await self.send(notice_line("signal", asking.kill(_REQUEST)))
+            while not any(answers(message, _REQUEST) for message in await self.receive()):
+                pass
+
+    async def _finish(self, request: Model, on_event: OnEvent | None, feed: Feed | None) -> Message:
         await self.send(request_line(_REQUEST, asking.method(request), asking.params(request)))
         while True:
             for notice in feed.notices(_REQUEST) if feed is not None else ():
@@ -171,7 +190,8 @@ class TrioClient:
         """Run a command, or a script's text with ``command`` as its arguments; ``timeout`` in s.
 
         With ``on_output`` the output is streamed to it; without, it is in the result.  A script
-        that fails is no exception: look at ``status``.  Cancelled: the script is killed.
+        that fails is no exception: look at ``status``.  Cancelled: the script is killed, and
+        gone before this returns.
         """
         request = asking.run(
             command,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from goexfs.client import asking
 from goexfs.client.asking import Feed, Path, Session
+from goexfs.errors import GoexfsError
 from goexfs.protocol import (
     Checkpoint,
     CheckpointInfo,
@@ -103,7 +105,8 @@ class Client:
         """Run a command, or a script's text with ``command`` as its arguments; ``timeout`` in s.
 
         With ``on_output`` the output is streamed to it; without, it is in the result.  A script
-        that fails is no exception: look at ``status``.
+        that fails is no exception: look at ``status``.  If ``on_output`` raises, or Ctrl-C does,
+        the script is killed, and gone before this returns.
         """
         request = asking.run(
             command,
@@ -213,6 +216,27 @@ def _run(
     connection: Connection, request: Model, feed: Feed | None, on_output: OnOutput | None
 ) -> Message:
     number = connection.request(asking.method(request), asking.params(request))
+    try:
+        return _see_through(connection, number, feed, on_output)
+    except GoexfsError:
+        raise
+    except BaseException:
+        _kill(connection, number)
+        raise
+
+
+def _kill(connection: Connection, number: int) -> None:
+    """Kill the script and wait until it is gone, so that its session can be used again."""
+    connection.give_up_after(asking.KILL_SECONDS)
+    with suppress(GoexfsError):
+        connection.notify("signal", asking.kill(number))
+        while not any(answers(message, number) for message in connection.receive()):
+            pass
+
+
+def _see_through(
+    connection: Connection, number: int, feed: Feed | None, on_output: OnOutput | None
+) -> Message:
     while True:
         for notice in feed.notices(number) if feed is not None else ():
             connection.notify("input", notice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import trio
 import goexfs
 from goexfs import errors
 from goexfs.protocol import METHODS
-from scripted import NOTHING, PING, RAN, SESSION, Exchange, Scripted, change, serving
+from scripted import NOTHING, PING, RAN, SESSION, Answer, Exchange, Scripted, change, serving
 
 
 def run(exchange: Exchange) -> None:
@@ -203,19 +204,51 @@ def test_trio_errors_arrive_unwrapped(tmp_path: Path) -> None:
         trio.run(main, daemon.path)
 
 
-def test_a_cancelled_run_hangs_up(tmp_path: Path) -> None:
-    heard: list[object] = []
+def forever(exchange: Exchange) -> None:
+    """A script that ends by KILL, and takes its time."""
+    exchange.emit("started", session="s-1", step=1)
+    exchange.output("up")
+    notice = exchange.notice()
+    assert notice is not None
+    assert notice["params"] == {"request": exchange.id, "name": "KILL"}
+    exchange.emit("output", stream="stdout", data="late", encoding="utf-8")
+    time.sleep(0.2)
+    exchange.params["ended"] = True
+    exchange.reply({**RAN, "status": 137})
 
-    def forever(exchange: Exchange) -> None:
-        exchange.emit("started", session="s-1", step=1)
-        heard.append(exchange.notice())
+
+def test_a_cancelled_run_has_ended_when_it_returns(tmp_path: Path) -> None:
+    async def main(scripted: Scripted) -> None:
+        async with goexfs.connect_trio(scripted.path) as fs:
+            with trio.move_on_after(0.2) as scope:
+                await fs.run(["sleep", "inf"])
+            assert scope.cancelled_caught
+            assert scripted.params("run")["ended"]
+
+    with serving(tmp_path, {"ping": PING, "run": forever}) as scripted:
+        trio.run(main, scripted)
+
+
+def test_a_run_whose_output_is_refused_has_ended_when_it_returns(tmp_path: Path) -> None:
+    def refuse(stream: str, data: bytes) -> None:
+        raise ZeroDivisionError
+
+    with serving(tmp_path, {"ping": PING, "run": forever}) as daemon:
+        with pytest.raises(ZeroDivisionError):
+            goexfs.connect(daemon.path).run(["yes"], on_output=refuse)
+        assert daemon.params("run")["ended"]
+
+
+def test_a_cancelled_question_hangs_up(tmp_path: Path) -> None:
+    heard: list[object] = []
 
     async def main(path: str) -> None:
         async with goexfs.connect_trio(path) as fs:
             with trio.move_on_after(0.2):
-                await fs.run(["sleep", "inf"])
+                await fs.commit()
 
-    with serving(tmp_path, {"ping": PING, "run": forever}) as daemon:
+    silent: dict[str, Answer] = {"ping": PING, "commit": lambda e: heard.append(e.notice())}
+    with serving(tmp_path, silent) as daemon:
         trio.run(main, daemon.path)
     assert heard == [None]
 
@@ -226,7 +259,7 @@ def test_every_error_can_be_had_from_the_package() -> None:
     assert all(getattr(goexfs, name) is not None for name in goexfs.__all__)
     assert set(goexfs.__all__) <= set(dir(goexfs))
     with pytest.raises(AttributeError):
-        _ = goexfs.nonsense
+        getattr(goexfs, "nonsense")  # noqa: B009 (mypy knows that it is not there)
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -14,6 +14,9 @@ from goexfs.cli.options import with_json, with_session
 from goexfs.names import visible
 from goexfs.wire import Message
 
+_WIDEST = 60
+"""Characters shown of a command; --json has all of it."""
+
 
 @declare("log", "goexfs log", "goexfs log -s nightly --json")
 @with_session
@@ -71,6 +74,8 @@ def _ancestry(checkpoints: list[dict[str, Any]], number: int | None) -> set[int]
 
 def _step(step: dict[str, Any]) -> tuple[str, str, str]:
     command = visible(shlex.join(step["command"])).replace("\n", "\\n")
+    if len(command) > _WIDEST:
+        command = f"{command[: _WIDEST - 3]}..."
     changed = "" if step["summary"] is None else show.summary(step["summary"])
     return f"step {step['number']}: {command}", _outcome(step), changed
 
