@@ -24,7 +24,7 @@ import trio
 from goexfs.errors import Denied, GoexfsError, InvalidState
 from goexfs.protocol import DoctorResult
 from goexfsd import doctor, kernel, recovery, systemd
-from goexfsd.catalog import Catalog, open_catalog
+from goexfsd.catalog import open_catalog
 from goexfsd.config import Config, read_config
 from goexfsd.server import Server, listen
 from goexfsd.service import open_service
@@ -103,7 +103,11 @@ def set_up_logging(config: Config) -> None:
 async def _serve(config: Config) -> None:
     if os.geteuid() != 0:
         raise Denied("goexfsd must be started by root", hint="sudo goexfsd, or the systemd unit")
-    with state_lock(config.state_dir), open_directories(config):
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        state_lock(config.state_dir),
+        open_directories(config),
+    ):
         workers = context(str(config.runtime_dir / "workers"))
         worker_lock = config.state_dir / "workers.lock"
         recovery.await_workers(worker_lock)
@@ -111,35 +115,41 @@ async def _serve(config: Config) -> None:
             catalog = open_catalog(config.state_dir / "catalog.sqlite")
             try:
                 house = House(config, catalog, store, workers, worker_lock)
-                await _run(config, catalog, house)
+                await _run(house, signals)
             finally:
                 catalog.close()
 
 
-async def _run(config: Config, catalog: Catalog, house: House) -> None:
-    recovery.clear_mounts(config.runtime_dir, catalog)
+async def _run(house: House, signals: AsyncIterator[int]) -> None:
+    config = house.config
+    recovery.clear_mounts(config.runtime_dir, house.catalog)
     await recovery.recover(house)
     async with Sandboxes.open(config) as sandboxes, open_service(house, sandboxes) as service:
-        listeners = open_listeners(config)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(Server(service.dispatch).serve, listeners)
-            systemd.notify("READY=1")
-            log.info("serving", state=str(config.state_dir), runtime=str(config.runtime_dir))
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for number in signals:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    break
-            systemd.notify("STOPPING=1")
-            nursery.cancel_scope.cancel()
+        with open_listeners(config) as listeners:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Server(service.dispatch).serve, listeners)
+                systemd.notify("READY=1")
+                log.info("serving", state=str(config.state_dir), runtime=str(config.runtime_dir))
+                number = await anext(signals)
+                log.info("stopping", signal=signal.Signals(number).name)
+                systemd.notify("STOPPING=1")
+                nursery.cancel_scope.cancel()
     log.info("stopped")
 
 
-def open_listeners(config: Config) -> list[trio.SocketListener]:
-    """The sockets that systemd hands over, else our own in the runtime directory."""
+@contextmanager
+def open_listeners(config: Config) -> Iterator[list[trio.SocketListener]]:
+    """The sockets that systemd hands over, else our own, which is removed at the end."""
     inherited = systemd.listening_sockets()
     if inherited:
-        return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in inherited]
-    return [listen(str(config.runtime_dir / SOCKET))]
+        yield [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in inherited]
+        return
+    path = config.runtime_dir / SOCKET
+    listener = listen(str(path))
+    try:
+        yield [listener]
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -172,7 +182,6 @@ def open_directories(config: Config) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(workers, ignore_errors=True)
-        (runtime / SOCKET).unlink(missing_ok=True)
 
 
 @asynccontextmanager

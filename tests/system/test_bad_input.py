@@ -191,7 +191,7 @@ def test_a_client_that_is_killed_takes_its_script_along(
     goexfs("mount", tree, user=ordinary_user)
     client = subprocess.Popen(
         [Path(sys.executable).parent / "goexfs", "run", "--",
-         "sh", "-c", "echo up; echo done > partial; setsid sleep 61 & sleep 61"],
+         "sh", "-c", "echo done > partial; echo up; setsid sleep 61 & sleep 61"],
         env=daemon.environment(), cwd=tree, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
         user=ordinary_user.uid, group=ordinary_user.gid, extra_groups=[],
     )  # fmt: skip
