@@ -202,7 +202,7 @@ class _Comparison:
             )
         for before, after in matched.same:
             counter.tick()
-            if before.index is None and after.index is None:
+            if not self._is_listed_elsewhere(before, after):
                 yield self._same(before, after)
         for before, after in self._nameless():
             yield self._same(before, after)
@@ -358,6 +358,12 @@ class _Comparison:
     def _was_linked(self, before: Entry, path: bytes) -> bool:
         entry = self.old.lookup(path)
         return entry is not None and same_inode(self.old, entry, self.old, before)
+
+    def _is_listed_elsewhere(self, before: Entry, after: Entry) -> bool:
+        """Whether this is a name of a file that changed under another."""
+        if before.is_dir or after.is_dir or (before.index is None and after.index is None):
+            return False
+        return same_inode(self.old, before, self.new, after)
 
     def _nameless(self) -> Iterator[tuple[Entry, Entry]]:
         """Names that show a file copied up under another name which it no longer has.
