@@ -362,3 +362,10 @@ def test_try_names_what_it_leaves_when_it_fails(tmp_path: Path) -> None:
     assert status == 125
     assert b"session otter is kept" in err
     assert b"goexfs: no bwrap" in err
+
+
+def test_an_argument_that_is_not_utf8_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with running(tmp_path, RAN, "run", "--", os.fsdecode(b"a\xff")) as process:
+        status, _, err = ended(process)
+    assert status == 2
+    assert b"an argument is not UTF-8" in err

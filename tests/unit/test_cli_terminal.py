@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -21,8 +15,8 @@ import pytest
 
 from goexfs import errors
 from scripted import NOTHING, RAN, SESSION, Answer, Exchange, Message, Scripted, change, serving
+from terminals import Terminal
 
-BIN = Path(sys.executable).parent
 CHANGES: Message = {
     "session": "s-1",
     "from": None,
@@ -33,78 +27,16 @@ CHANGES: Message = {
 PATCH = "diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -1 +1 @@\n-old\n+new\x1b]0;x\x07\r\n"
 
 
-class Terminal:
-    """A person at a pseudo-terminal, with a ``goexfs`` on it."""
-
-    def __init__(self, daemon: Scripted, *argv: str, env: dict[str, str] | None = None) -> None:
-        self.daemon = daemon
-        self.master, slave = pty.openpty()
-        self.resize(30, 100)
-        self.before = termios.tcgetattr(self.master)
-        self.seen = b""
-        basic = {"PATH": os.environ["PATH"], "HOME": "/", "TERM": "xterm", "PAGER": "cat"}
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", BIN / "goexfs", *argv],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**basic, "GOEXFS_SOCKET": daemon.path, **(env or {})},
-        )
-        os.close(slave)
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
-
-    def type(self, text: bytes) -> None:
-        os.write(self.master, text)
-
-    def see(self, text: bytes, seconds: float = 10) -> bytes:
-        """Read until the text has come; what came before it too."""
-        deadline = time.monotonic() + seconds
-        while text not in self.seen:
-            left = deadline - time.monotonic()
-            assert left > 0, f"{text!r} never came; there was {self.seen!r}"
-            if not select.select([self.master], [], [], left)[0]:
-                continue
-            try:
-                piece = os.read(self.master, 65536)
-            except OSError:
-                piece = b""
-            assert piece, f"{text!r} never came; there was {self.seen!r}"
-            self.seen += piece
-        found, _, self.seen = self.seen.partition(text)
-        return found + text
-
-    def rest(self) -> bytes:
-        """Everything until the terminal is left."""
-        try:
-            while piece := os.read(self.master, 65536):
-                self.seen += piece
-        except OSError:
-            pass
-        return self.seen
-
-    def pids(self) -> list[int]:
-        children = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        return [int(pid) for pid in Path(children).read_text().split()] or [self.process.pid]
-
-    @property
-    def raw(self) -> bool:
-        return not termios.tcgetattr(self.master)[3] & termios.ICANON
-
-
 @contextmanager
 def terminal(
     tmp_path: Path, answers: dict[str, Answer], *argv: str, env: dict[str, str] | None = None
-) -> Iterator[Terminal]:
+) -> Iterator[tuple[Terminal, Scripted]]:
     with serving(tmp_path, answers) as daemon:
-        found = Terminal(daemon, *argv, env=env)
+        found = Terminal(daemon.path, *argv, env=env)
         try:
-            yield found
+            yield found, daemon
         finally:
-            found.process.kill()
-            found.process.wait()
-            os.close(found.master)
+            found.close()
 
 
 def shell(exchange: Exchange) -> None:
@@ -127,7 +59,8 @@ def shell(exchange: Exchange) -> None:
 
 
 def test_a_shell_has_every_key_and_the_window_and_gives_the_terminal_back(tmp_path: Path) -> None:
-    with terminal(tmp_path, {"run": shell}, "shell", env={"SHELL": "/bin/sh"}) as person:
+    shells = {"SHELL": "/bin/sh"}
+    with terminal(tmp_path, {"run": shell}, "shell", env=shells) as (person, daemon):
         person.see(b"$ ")
         assert person.raw
         for key in (b"\x03", b"\x1a", b"\x04", b"\r"):
@@ -139,7 +72,7 @@ def test_a_shell_has_every_key_and_the_window_and_gives_the_terminal_back(tmp_pa
         person.see(b"goexfs: step 1: 1 created")
         assert person.process.wait(10) == 4
         assert termios.tcgetattr(person.master) == person.before
-    sent = person.daemon.params("run")
+    sent = daemon.params("run")
     assert sent["pty"] == {"rows": 30, "cols": 100, "term": "xterm"}
     assert sent["command"] == ["/bin/sh"]
 
@@ -155,7 +88,7 @@ def test_a_shell_that_ends_badly_gives_the_terminal_back(tmp_path: Path, how: st
         exchange.fail(errors.ViewFailed("the view died"))
 
     answer = shell if how == "signal" else fail
-    with terminal(tmp_path, {"run": answer}, "shell", "--", "python3") as person:
+    with terminal(tmp_path, {"run": answer}, "shell", "--", "python3") as (person, daemon):
         person.see(b"$ ")
         if how == "signal":
             os.kill(person.pids()[-1], signal.SIGTERM)
@@ -164,7 +97,7 @@ def test_a_shell_that_ends_badly_gives_the_terminal_back(tmp_path: Path, how: st
             person.type(b"y")
         assert person.process.wait(10) == (129 if how == "signal" else 125)
         assert termios.tcgetattr(person.master) == person.before
-    assert person.daemon.params("run")["command"] == ["python3"]
+    assert daemon.params("run")["command"] == ["python3"]
 
 
 def test_run_reads_the_terminal_but_does_not_wait_for_it(tmp_path: Path) -> None:
@@ -174,7 +107,7 @@ def test_run_reads_the_terminal_but_does_not_wait_for_it(tmp_path: Path) -> None
         exchange.output("heard " + notice["params"]["data"])
         exchange.reply(RAN)
 
-    with terminal(tmp_path, {"run": echo}, "run", "--", "cat") as person:
+    with terminal(tmp_path, {"run": echo}, "run", "--", "cat") as (person, _):
         person.type(b"hello\n")
         person.see(b"heard hello")
         assert person.process.wait(10) == 0
@@ -185,12 +118,12 @@ def test_a_patch_on_a_terminal_is_coloured_and_harmless(tmp_path: Path) -> None:
         exchange.emit("chunk", data=PATCH, encoding="utf-8")
         exchange.reply(CHANGES)
 
-    with terminal(tmp_path, {"diff": diff}, "diff") as person:
+    with terminal(tmp_path, {"diff": diff}, "diff") as (person, _):
         shown = person.rest()
     assert b"\x1b[1mdiff --git a/a b/a\x1b[m" in shown
     assert b"\x1b[31m-old\x1b[m" in shown
     assert b"\x1b[32m+new\\x1b]0;x\\x07\\r\x1b[m" in shown
-    with terminal(tmp_path, {"diff": diff}, "diff", env={"NO_COLOR": "1"}) as person:
+    with terminal(tmp_path, {"diff": diff}, "diff", env={"NO_COLOR": "1"}) as (person, _):
         shown = person.rest()
     assert b"\x1b" not in shown
     assert b"+new\\x1b]0;x\\x07\\r" in shown
@@ -203,7 +136,7 @@ def test_the_pager_is_gits(tmp_path: Path) -> None:
         exchange.reply(CHANGES)
 
     pager = {"GOEXFS_PAGER": "head -n 1; echo paged with $LESS"}
-    with terminal(tmp_path, {"diff": diff}, "diff", env=pager) as person:
+    with terminal(tmp_path, {"diff": diff}, "diff", env=pager) as (person, _):
         assert b"paged with FRX" in person.rest()
         assert person.process.wait(10) == 0
 
@@ -211,7 +144,7 @@ def test_the_pager_is_gits(tmp_path: Path) -> None:
 def test_an_error_needs_no_pager(tmp_path: Path) -> None:
     pager = {"GOEXFS_PAGER": "echo paged"}
     answers: dict[str, Answer] = {"diff": errors.NotFound("no such step")}
-    with terminal(tmp_path, answers, "diff", "--step", "9", env=pager) as person:
+    with terminal(tmp_path, answers, "diff", "--step", "9", env=pager) as (person, _):
         shown = person.rest()
         assert b"paged" not in shown
         assert b"goexfs: no such step" in shown
@@ -226,7 +159,7 @@ def test_long_work_shows_how_far_it_is(tmp_path: Path) -> None:
         empty = {"session": "s-1", "applied": NOTHING, "remaining": NOTHING}
         exchange.reply({"commit": None, **empty, "conflicts": [], "closed": False})
 
-    with terminal(tmp_path, {"commit": commit}, "commit") as person:
+    with terminal(tmp_path, {"commit": commit}, "commit") as (person, _):
         person.see(b"ap\\x1bply  [##########----------]  50%  50/100")
         assert person.rest().startswith(b"\r\x1b[Knothing to commit")
 
@@ -256,7 +189,7 @@ def test_try_asks(tmp_path: Path, typed: bytes, fate: bytes) -> None:
         "commit": {**committed, "conflicts": [], "closed": True},
         "discard": {"session": "s-1"},
     }
-    with terminal(tmp_path, answers, "try", "--", "x") as person:
+    with terminal(tmp_path, answers, "try", "--", "x") as (person, _):
         list_shown = person.see(b"ook closer? ")
         assert list_shown.index(b"D  a") < list_shown.index(b"A  \\x1b[2J")
         for line in typed.splitlines(keepends=True):

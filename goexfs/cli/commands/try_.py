@@ -82,7 +82,8 @@ class Try:
         try:
             return self._go(params, read_stdin)
         except BrokenPipeError:
-            self._kept("what reads our output is gone")
+            if "fate" not in self._report:
+                self._kept("what reads our output is gone")
             return PIPE_GONE
         except BaseException:
             if "fate" not in self._report:
