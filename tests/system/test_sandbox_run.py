@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import textwrap
 import time
 import uuid
@@ -386,6 +388,45 @@ def test_cancelled_at_any_moment(user: Box, after: float) -> None:
         cgroups.close()
 
     trio.run(main)
+
+
+_DAEMON = """
+import sys, trio
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from confined import Box
+box = Box(Path(sys.argv[1]))
+async def beside(running):
+    print("up", flush=True)
+box.drive(box.job("sh", "-c", f"setsid sleep {sys.argv[2]} & sleep {sys.argv[2]}"), beside=beside)
+"""
+
+
+def test_nothing_survives_the_daemon(user: Box) -> None:
+    """Killed in the midst of it; the next daemon removes its control groups."""
+    seconds = mark()
+    with subprocess.Popen(
+        [sys.executable, "-c", _DAEMON, str(user.arena), seconds, *sys.path],
+        stdout=subprocess.PIPE,
+    ) as daemon:
+        deadline = time.monotonic() + 20
+        while len(processes(f"sleep\0{seconds}")) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        groups = _groups_of(daemon.pid)
+        assert groups
+        daemon.kill()
+    deadline = time.monotonic() + 5
+    while processes(seconds) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert processes(seconds) == []
+    assert user.run("true").status == 0
+    assert not any(path.exists() for path in groups)
+
+
+def _groups_of(pid: int) -> list[Path]:
+    mounts = {point for point, _ in sandbox.find_machine().cgroups.values()}
+    return [path for point in mounts for path in point.rglob(f"goexfs-*-{pid}-*")]
 
 
 def test_output_that_fails_ends_the_script(user: Box) -> None:

@@ -119,3 +119,10 @@ def test_reports() -> None:
     assert _parse_report(b'{ "child-pid": 7 }\nbwrap: Can\'t x: No\n') == (None, "Can't x: No")
     assert _parse_report(b"{ broken\n") == (None, "")
     assert _parse_report(b"") == (None, "")
+
+
+def test_groups_of_another_daemon() -> None:
+    mine = cgroup.Hierarchies(Path("/cg/a"), frozenset({"cpu"}), Path("/m/a"), None, None, None)
+    other = mine.renamed("b")
+    assert (other.unified, other.memory, other.pids) == (Path("/cg/b"), Path("/m/b"), None)
+    assert other.v2 == mine.v2

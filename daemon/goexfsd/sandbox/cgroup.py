@@ -27,6 +27,7 @@ from goexfs.errors import SandboxFailed
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
 _PERIOD = 100_000
 _FREEZE_SECONDS = 0.2
+_LEAF = "goexfs-daemon"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,14 @@ class Hierarchies:
         """Each once."""
         found = (self.unified, self.memory, self.pids, self.cpu, self.freezer)
         return list(dict.fromkeys(path for path in found if path is not None))
+
+    def renamed(self, name: str) -> Hierarchies:
+        """The same of another daemon beside this one."""
+        other = [
+            path.with_name(name) if path else None
+            for path in (self.unified, self.memory, self.pids, self.cpu, self.freezer)
+        ]
+        return Hierarchies(other[0], self.v2, *other[1:])
 
     def lacks(self, limits: Limits) -> list[str]:
         """The controllers that ``limits`` needs and this machine has not."""
@@ -277,7 +286,7 @@ def open_groups(mounts: Mounts) -> Groups:
     hierarchies = _hierarchies(mounts, name)
     for directory in hierarchies.directories():
         for orphan in _orphans(directory.parent):
-            Groups(_hierarchies(mounts, orphan)).close()
+            Groups(hierarchies.renamed(orphan)).close()
     return Groups(hierarchies)
 
 
@@ -388,6 +397,8 @@ def _unified(mounts: Mounts, own: dict[str, str], name: str) -> Path | None:
     if "" not in mounts:
         return None
     here = _here(mounts[""], own.get("", "/"))
+    if here.name == _LEAF:
+        here = here.parent
     for base in (here, mounts[""][0]):
         with contextlib.suppress(OSError):
             if base != mounts[""][0] and not _step_aside(base):
@@ -400,15 +411,15 @@ def _unified(mounts: Mounts, own: dict[str, str], name: str) -> Path | None:
 
 
 def _step_aside(base: Path) -> bool:
-    """Move the daemon's processes into ``base/daemon``; False if others live in ``base``."""
+    """Move the daemon's processes into a leaf of ``base``; False if others live in ``base``."""
     pids = [int(pid) for pid in (base / "cgroup.procs").read_text().split()]
     if not all(_ours(pid) for pid in pids):
         return False
     if pids:
-        (base / "daemon").mkdir(exist_ok=True)
+        (base / _LEAF).mkdir(exist_ok=True)
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            _write(base / "daemon" / "cgroup.procs", str(pid))
+            _write(base / _LEAF / "cgroup.procs", str(pid))
     return True
 
 

@@ -55,11 +55,6 @@ class Descriptors:
                 self._open.remove(fd)
                 os.close(fd)
 
-    def release(self, fd: int) -> int:
-        """Somebody else closes it from now on."""
-        self._open.remove(fd)
-        return fd
-
     def __enter__(self) -> Descriptors:
         return self
 
@@ -148,31 +143,22 @@ class Process:
         self._popen.kill()
 
 
-def start(
-    launch: Launch, found: Found, parked: Parked, ends: Ends, fds: Descriptors
-) -> tuple[int, bytes]:
-    """Let the parked process become the launch's chain.
-
-    Bubblewrap then waits until the returned bytes are written to the returned descriptor, which
-    is closed after them: its arguments.  SandboxFailed if the process is gone.
-    """
-    gate, gate_write = fds.pipe()
-    seccomp = fds.memory(launch.seccomp)
+def start(launch: Launch, found: Found, parked: Parked, ends: Ends, fds: Descriptors) -> None:
+    """Let the parked process become the launch's chain; SandboxFailed if it is gone."""
     passed = _Numbers([ends.stdin, ends.stdout, ends.stderr])
+    options = _encode(launch, found, fds, passed)
     fill = {
         "{report}": passed.number(ends.report_write),
-        "{args}": passed.number(gate),
-        "{seccomp}": passed.number(seccomp),
+        "{args}": passed.number(fds.memory(options)),
+        "{seccomp}": passed.number(fds.memory(launch.seccomp)),
         "{open_files}": _open_files(launch),
     }
     argv = [str(fill.get(part, part)) for part in launch.program] + list(launch.command)
-    encoded = _encode(launch, found, fds, passed)
     try:
         parked.become(argv, passed.pairs, fill["{report}"])
     except OSError as error:
         raise SandboxFailed(f"the script's process is gone: {error}") from error
     fds.close(*(ours for ours, _ in passed.pairs))
-    return gate_write, encoded
 
 
 class _Numbers:

@@ -23,6 +23,7 @@ from goexfs.errors import SandboxFailed
 from goexfsd.sandbox.cgroup import Cgroup, Groups, Limits, Mounts, open_groups
 
 _WAITER = str(Path(__file__).with_name("waiter.py"))
+_SECONDS = 10.0
 
 
 class Parked:
@@ -55,7 +56,9 @@ class Parked:
     async def ready(self) -> None:
         """Wait until it is in its group; OSError if it could not be moved there."""
         if self._mover.is_alive():
-            await trio.to_thread.run_sync(self._mover.join)
+            await trio.to_thread.run_sync(self._mover.join, _SECONDS)
+            if self._mover.is_alive():
+                raise TimeoutError(f"not moved within {_SECONDS} s")
         if self._failure is not None:
             raise self._failure
 
@@ -73,11 +76,11 @@ class Parked:
 
     def dismiss(self) -> None:
         """It is not needed any more; blocks until it is gone, its group too."""
-        self._mover.join()
+        self._mover.join(_SECONDS)
         self._socket.close()
         self.popen.kill()
-        self.popen.wait()
-        self.group.end_blocking(10)
+        self.popen.wait(_SECONDS)
+        self.group.end_blocking(_SECONDS)
 
 
 class CgroupRoot:

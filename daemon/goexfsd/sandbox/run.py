@@ -111,7 +111,7 @@ async def run(
     finally:
         handle.close()
         await _end(parked.group, launch.label)
-        parked.popen.wait()  # dead by now: this only takes its status
+        parked.popen.wait(10)  # dead by now: this only takes its status
         cgroups.park()
 
 
@@ -145,13 +145,12 @@ class _Step:
         process = Process(self.parked.popen, self.fds)
         try:
             ends = open_ends(self.launch, self.fds, with_input=stdin is not None)
-            gate, encoded = start(self.launch, found, self.parked, ends, self.fds)
+            start(self.launch, found, self.parked, ends, self.fds)
             async with trio.open_nursery() as readers:
                 readers.start_soon(self._read_report, ends.report)
                 for stream, fd in ends.outputs.items():
                     readers.start_soon(self._read_output, stream, fd)
                 async with trio.open_nursery() as helpers:
-                    helpers.start_soon(self._write_gate, gate, encoded)
                     helpers.start_soon(self._obey, running, ends.terminal, process.pid)
                     helpers.start_soon(self._keep_time, process.pid)
                     if stdin is not None and ends.input is not None:
@@ -175,12 +174,6 @@ class _Step:
                 await process.wait()
 
     # -- what goes in --------------------------------------------------------------------------
-
-    async def _write_gate(self, gate: int, encoded: bytes) -> None:
-        """Bubblewrap starts when it has read all of its arguments."""
-        async with trio.lowlevel.FdStream(self.fds.release(gate)) as stream:
-            with contextlib.suppress(trio.BrokenResourceError):
-                await stream.send_all(encoded)
 
     async def _write_input(self, stdin: Input, ends: Ends) -> None:
         assert ends.input is not None
