@@ -38,7 +38,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     for mount in sorted(leaks.mounts_below(temporary), reverse=True):
         # A test that left it was failed for it; the machine is cleaned all the same.
         subprocess.run(["umount", "--lazy", mount], check=False)
-    multiprocessing.util._run_finalizers()  # they remove a directory of theirs in it
+    multiprocessing.util._run_finalizers()  # type: ignore[attr-defined]  # they remove a directory of theirs in it
     shutil.rmtree(temporary, ignore_errors=True)
 
 

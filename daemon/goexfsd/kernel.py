@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import struct
 from collections.abc import Iterator, Sequence
 
 RESOLVE_NO_XDEV = 0x01
@@ -141,8 +142,7 @@ def statx_extra(dir_fd: int, name: bytes) -> tuple[int, int]:
     buffer = (ctypes.c_char * 256)()
     flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
     _check(_libc.statx(dir_fd, name, flags, ctypes.c_uint(_STATX_MNT_ID), buffer), name)
-    attributes = int.from_bytes(buffer[8:16], "little")
-    return attributes, int.from_bytes(buffer[144:152], "little")
+    return struct.unpack_from("<8xQ128xQ", buffer)
 
 
 def syncfs(fd: int) -> None:

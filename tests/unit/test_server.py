@@ -49,7 +49,7 @@ class Client:
         return await self.line()
 
     async def say(self, method: str, number: object = None, **params: Any) -> None:
-        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        message: dict[str, object] = {"jsonrpc": "2.0", "method": method, "params": params}
         if number is not None:
             message["id"] = number
         await self.send(json.dumps(message).encode())
