@@ -10,6 +10,7 @@ forked.  Only the waiting for the move happens elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from goexfsd.sandbox.cgroup import Cgroup, Groups, Limits, Mounts, open_groups
 
 _WAITER = str(Path(__file__).with_name("waiter.py"))
 _SECONDS = 10.0
+_SOON = 0.05
 
 
 class Parked:
@@ -89,11 +91,24 @@ class CgroupRoot:
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._parked: Parked | None = None
+        self._lock = threading.Lock()
+        """``close`` may come from another thread."""
+        self._closed = False
 
     def park(self) -> None:
         """Park one process, if none is; takes about a millisecond."""
-        if self._parked is None:
-            self._parked = Parked(self._groups.new())
+        with self._lock:
+            if self._parked is None and not self._closed:
+                self._parked = Parked(self._groups.new())
+
+    def park_soon(self) -> None:
+        """Park one when what is urgent now has had its time."""
+        trio.lowlevel.spawn_system_task(self._park_later)
+
+    async def _park_later(self) -> None:
+        await trio.sleep(_SOON)
+        with contextlib.suppress(SandboxFailed, OSError):  # ``take`` tries again, and says so
+            self.park()
 
     async def take(self, limits: Limits) -> Parked:
         """A waiting process in a group with these limits; the caller ends both.
@@ -103,7 +118,8 @@ class CgroupRoot:
         self._groups.check(limits)
         self.park()
         parked, self._parked = self._parked, None
-        assert parked is not None
+        if parked is None:
+            raise SandboxFailed("the daemon is stopping")
         try:
             await parked.ready()
             parked.group.bound(limits)
@@ -122,9 +138,11 @@ class CgroupRoot:
 
     def close(self) -> None:
         """End everything that runs, and remove the groups; blocks."""
-        if self._parked is not None:
-            self._parked.dismiss()
-            self._parked = None
+        with self._lock:
+            self._closed = True
+            parked, self._parked = self._parked, None
+        if parked is not None:
+            parked.dismiss()
         self._groups.close()
 
 

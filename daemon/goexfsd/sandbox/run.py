@@ -112,7 +112,7 @@ async def run(
         handle.close()
         await _end(parked.group, launch.label)
         parked.popen.wait(10)  # dead by now: this only takes its status
-        cgroups.park()
+        cgroups.park_soon()
 
 
 async def _end(group: Cgroup, label: str) -> None:
