@@ -206,3 +206,25 @@ def test_worker_lists_changes_as_the_owner(workshop: Path) -> None:
     assert everything[-1]["summary"] == {"deleted": 1, "modified": 1, "created": 1}
     nothing = run_changes(WorkerSpec(owner, (root,), {"from": str(layer), "to": str(layer)}))
     assert nothing[-1] == {"event": "done", "summary": {}}
+
+
+def test_file_that_its_owner_may_not_read_is_listed_all_the_same(workshop: Path) -> None:
+    home = Path(tempfile.mkdtemp(dir=workshop))
+    for path in (workshop.parent, home):
+        path.chmod(0o755)
+    owner = Owner(21001, 21001, ())
+    base = home / "base"
+    base.mkdir()
+    (base / "a").write_text("one\n")
+    for path in (base, base / "a"):
+        os.chown(path, 21001, 21001)
+    with views.mounted(home, [base], workshop, owner) as view:
+        (view.top / "a").write_text("two\n")
+        (view.top / "a").chmod(0o200)
+        view.command("sync")
+        layer = view.layer
+    root = Root(0, "base", str(base))
+    messages = run_changes(WorkerSpec(owner, (root,), {"to": str(layer)}, {"patch": True}))
+    assert messages[-1] == {"event": "done", "summary": {"modified": 1}}
+    (listed,) = (each for message in messages for each in message.get("changes", ()))
+    assert listed["aspects"] == ["content", "mode"]

@@ -488,17 +488,13 @@ class Tree:
         return self.seen.uncovered((record.identity.dev, record.identity.ino))
 
     def open(self, entry: Entry) -> int | None:
-        """A descriptor to read the regular file's content; None if it is none any more, or the
-        base does not let the owner read it.  Denied if it is in the layer and cannot be read."""
+        """A descriptor to read the regular file's content; None if it is none any more, or its
+        mode keeps the owner from reading it: then it counts as different, and is shown."""
         fd, name = self.at(entry)
         try:
             found = _open_content(name, fd)
-        except _GONE:
+        except (*_GONE, PermissionError):
             return None
-        except PermissionError as error:
-            if entry.base is not None:
-                return None
-            raise self._denied(entry.path, "in the layer") from error
         if not stat.S_ISREG(os.fstat(found).st_mode):
             os.close(found)
             return None
