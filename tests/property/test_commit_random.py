@@ -7,7 +7,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import strategies as st
 
 from committing import Bench, Ran, litter
 from goexfsd.layer.changes import Change, compute
@@ -18,9 +19,10 @@ from layerops import Op, base_trees, build, operations, perform
 Shown = tuple[object, ...]
 
 
-def bench(session: Session) -> Bench:
+def bench(session: Session, before: str = "before") -> Bench:
     root = Root(0, "r", os.fsdecode(session.base))
-    return Bench(session.layer, [root], Path(os.fsdecode(session.home)) / "before")
+    home = Path(os.fsdecode(session.home))
+    return Bench(session.layer, [root], home / before, live=session.layer)
 
 
 def shown(tree: dict[bytes, Item]) -> dict[bytes, Shown]:
@@ -85,3 +87,37 @@ def test_commit_makes_the_base_what_the_view_showed(base: list[Op], ops: list[Op
             check_times(found, manifest(session.base))
         finally:
             session.close()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(base=base_trees(), ops=operations(), picks=st.lists(st.integers(0, 20), max_size=3))
+def test_part_and_then_the_rest_is_all(base: list[Op], ops: list[Op], picks: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        session = Session.over(Path(home), build(base))
+        try:
+            perform(session, ops)
+            found = changes(session)
+            for change in found:
+                note(f"{change.kind} {change.old_path!r} {change.path!r} {set(change.aspects)}")
+            paths = [found[pick % len(found)].path for pick in picks if found]
+            note(f"paths {paths}")
+            part = bench(session).commit([(0, path) for path in paths])
+            note(str(part.messages))
+            event(f"{part.last['event']} {bool(paths)} {part.last.get('remaining_total', 0) > 0}")
+            if part.last["event"] == "error":
+                assert part.last["error"]["data"]["code"] == "usage"
+            elif sum(part.last.get("applied", {}).values()) == len(found):
+                return  # all of it: such a session is closed
+            else:
+                check_left(session, found, part)
+            check(session, bench(session, "rest").commit())
+        finally:
+            session.close()
+
+
+def check_left(session: Session, found: list[Change], part: Ran) -> None:
+    """What is left is what was not committed."""
+    left = changes(session)
+    note(f"left {[(change.kind, change.path) for change in left]}")
+    assert part.last["remaining_total"] == len(left)
+    assert len(left) == len(found) - sum(part.last["applied"].values())

@@ -528,7 +528,11 @@ class _Builder:
         if timed is not None:
             atime, mtime = timed.new.atime_ns, timed.new.mtime_ns
         elif node.id in self._stirred:
-            shown = self._source.directory_times(node.root, self._places.view_of(node.root, path))
+            view = self._places.view_of(node.root, path)
+            own = self._places.at.get((node.root, view))
+            # Times that were set, and are not to be committed now, stay a change.
+            left = own is not None and "times" in own.aspects
+            shown = None if left else self._source.directory_times(node.root, view)
             atime, mtime = shown or (atime, mtime)
         mode = old_mode = None
         if widened:

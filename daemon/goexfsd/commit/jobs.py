@@ -356,7 +356,7 @@ def _say_applied(worker: Worker, plan: Plan) -> None:
     remaining: dict[str, int] = {}
     live = worker.layer_fds.get("live")
     if plan.partial and live is not None:
-        rebase.rebase(live, plan, worker.spec.roots, worker.root_fds)
+        rebase.rebase(live, worker.layer_fds["before"], plan, worker.spec.roots, worker.root_fds)
         left = compute(live, worker.spec.roots, worker.root_fds)
         remaining = dict(Counter(change.kind for change in left))
     lines = intent.read(worker.layer_fds["before"], intent.APPLIED) or []

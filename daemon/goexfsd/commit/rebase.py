@@ -1,12 +1,204 @@
-"""Later."""
+"""After a partial commit: the session goes on, over the base as it is now.
+
+What was committed is taken out of the layer, so that the base shows through: files leave the
+upper tree, directories that the session made or renamed become ordinary merged ones, whiteouts
+over nothing go.  The origins log is written anew: committed entries are forgotten, paths below
+renamed directories follow them, and inodes that the commit touched get the identity they have
+now, so that a later commit does not take our own work for somebody else's.
+
+May be cut off and be done again: the tree's part is idempotent, and the new log is kept with the
+commit before it is put in place.  The view must not be written to meanwhile, and must be told
+(``rewind``) afterwards.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 
-from goexfsd.commit.plan import Plan
+from goexfsd import kernel
+from goexfsd.commit import intent
+from goexfsd.commit.base import Base
+from goexfsd.commit.faithful import proc, raw, text
+from goexfsd.commit.faults import fault
+from goexfsd.commit.places import covers, join
+from goexfsd.commit.plan import Mark, Plan
+from goexfsd.commit.stage import listing
 from goexfsd.layer.changes import Root
+from goexfsd.layer.format import INDEX, OPAQUE, ORIGINS, REDIRECT, UPPER, is_whiteout
+from goexfsd.layer.origins import Identity, Kind, Record, encode, load
+
+_REBASED = b"rebased"
+_SEEN = (Kind.COPY, Kind.HIDE, Kind.ALIAS)
 
 
-def rebase(live: int, plan: Plan, roots: Sequence[Root], root_fds: Sequence[int]) -> None:
-    raise NotImplementedError
+def rebase(
+    live: int, before: int, plan: Plan, roots: Sequence[Root], root_fds: Sequence[int]
+) -> None:
+    """Take what ``plan`` committed out of the layer ``live``.  Durable when it returns."""
+    base = Base(root_fds)
+    try:
+        kept = [record for root in roots for record in _Upper(live, root, plan, base).clear()]
+        _clear_index(live, plan)
+        fault("rebase.cleared")
+        kept_log = intent.read(before, _REBASED)
+        if kept_log is None:
+            records, _ = load(live, ORIGINS)
+            log = b"".join(map(encode, _Log(plan, base, kept).rewritten(records)))
+            kept_log = [{"origins": text(log)}]
+            intent.write(before, _REBASED, kept_log)
+        fault("rebase.log")
+        _install(live, raw(kept_log[0]["origins"]))
+        kernel.syncfs(live)
+    finally:
+        base.close()
+
+
+def _install(live: int, log: bytes) -> None:
+    aside = ORIGINS + b".new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(aside, flags, 0o600, dir_fd=live), "wb") as file:
+        file.write(log)
+        file.flush()
+        os.fsync(file.fileno())
+    fault("rebase.install")
+    os.rename(aside, ORIGINS, src_dir_fd=live, dst_dir_fd=live)
+
+
+def _committed_files(plan: Plan, root: int) -> set[int]:
+    marks = (mark for mark in plan.marks if mark.root == root and mark.type != "dir")
+    return {mark.upper_ino for mark in marks if mark.upper_ino}
+
+
+def _clear_index(live: int, plan: Plan) -> None:
+    """Forget the copies of several-named files that were committed."""
+    gone = {mark.upper_ino for mark in plan.marks if mark.type != "dir" and mark.upper_ino}
+    fd = kernel.open_beneath(live, INDEX, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for name, st in listing(fd):
+            if st.st_ino in gone:
+                os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+class _Upper:
+    """The upper tree of one root."""
+
+    def __init__(self, live: int, root: Root, plan: Plan, base: Base) -> None:
+        self._root, self._base = root.index, base
+        self._top = kernel.open_beneath(
+            live, UPPER + b"/" + os.fsencode(root.name), os.O_PATH | os.O_DIRECTORY
+        )
+        self._files = _committed_files(plan, root.index)
+        self._dirs = {
+            mark.path: mark
+            for mark in plan.marks
+            if mark.root == root.index and mark.type == "dir" and mark.kind != "deleted"
+        }
+
+    def clear(self) -> list[Record]:
+        """Remove what was committed; returns COPY records for what has to stay."""
+        found: list[Record] = []
+        below = [(b"", True)]
+        try:
+            for path, merged in below:  # grows while it is read
+                below += self._directory(path, merged, found)
+        finally:
+            os.close(self._top)
+        return found
+
+    def _directory(
+        self, path: bytes, merged: bool, found: list[Record]
+    ) -> list[tuple[bytes, bool]]:
+        fd = kernel.open_dir_beneath(self._top, path)
+        try:
+            merged = self._opened(fd, path, merged, found)
+            deeper = []
+            for name, st in listing(fd):
+                here = join(path, name)
+                if stat.S_ISDIR(st.st_mode):
+                    deeper.append((here, merged))
+                elif is_whiteout(st):
+                    if merged and self._base.look(self._root, here) is None:
+                        fault("rebase.whiteout")
+                        os.unlink(name, dir_fd=fd)
+                elif st.st_ino in self._files:
+                    if merged:
+                        fault("rebase.file")
+                        os.unlink(name, dir_fd=fd)
+                    else:
+                        self._stays(here, st.st_ino, found)
+            return deeper
+        finally:
+            os.close(fd)
+
+    def _opened(self, fd: int, path: bytes, merged: bool, found: list[Record]) -> bool:
+        """Make a committed directory an ordinary one; whether names below it mean the base's
+        names of the same path."""
+        mark = self._dirs.get(path)
+        marks = {os.fsencode(name) for name in os.listxattr(proc(fd))}
+        if mark is not None and mark.kind in ("created", "renamed", "retyped"):
+            for name in marks & {OPAQUE, REDIRECT}:
+                fault("rebase.directory")
+                os.removexattr(proc(fd), name)
+            marks -= {OPAQUE, REDIRECT}
+        if mark is not None and (mark.upper_ino or mark.kind == "created"):
+            self._stays(path, os.fstat(fd).st_ino, found)
+        return merged and not marks & {OPAQUE, REDIRECT}
+
+    def _stays(self, path: bytes, upper_ino: int, found: list[Record]) -> None:
+        st = self._base.look(self._root, path)
+        if st is not None:
+            identity = Identity.of(st, self._base.root_devs[self._root])
+            found.append(Record(Kind.COPY, self._root, 0, upper_ino, path, identity))
+
+
+class _Log:
+    """The origins after the commit."""
+
+    def __init__(self, plan: Plan, base: Base, kept: list[Record]) -> None:
+        self._base, self._kept = base, kept
+        self._renamed = [
+            mark for mark in plan.marks if mark.kind == "renamed" and mark.type == "dir"
+        ]
+        self._done = {(mark.root, mark.old_path or mark.path) for mark in plan.marks}
+        self._done |= {(mark.root, mark.path) for mark in plan.marks}
+        self._gone = {(mark.root, mark.upper_ino) for mark in plan.marks if mark.upper_ino}
+        touched = {(node.root, node.ino) for node in plan.nodes}
+        self._touched = touched | set(plan.taken)
+
+    def rewritten(self, records: list[Record]) -> list[Record]:
+        """What stays valid of the old log, in its order, and the new records before it."""
+        found = list(self._kept)
+        for record in records:
+            if (record.root, record.upper_ino) in self._gone:
+                continue
+            if record.kind not in _SEEN:
+                found.append(record)
+            elif (record.root, record.path) not in self._done:
+                found.append(self._fresh(record))
+        return found
+
+    def _fresh(self, record: Record) -> Record:
+        path = self._moved(record)
+        identity = record.identity
+        if (record.root, identity.ino) in self._touched and not identity.dev:
+            st = self._base.look(record.root, path)
+            if st is not None and st.st_ino == identity.ino:
+                identity = Identity.of(st, self._base.root_devs[record.root])
+        return Record(record.kind, record.root, record.step, record.upper_ino, path, identity)
+
+    def _moved(self, record: Record) -> bytes:
+        """The base path after the commit's directory renames."""
+        nearest: Mark | None = None
+        for mark in self._renamed:
+            old = mark.old_path
+            if mark.root != record.root or old is None or not covers(old, record.path):
+                continue
+            if nearest is None or len(old) > len(nearest.old_path or b""):
+                nearest = mark
+        if nearest is None or nearest.old_path is None:
+            return record.path
+        return nearest.path + record.path[len(nearest.old_path) :]

@@ -99,6 +99,12 @@ def _whole_links(changes: list[Change], chosen: set[int]) -> None:
     for index, change in enumerate(changes):
         if change.kind != "deleted" and change.type != "dir" and change.upper_ino:
             groups.setdefault((change.root, change.upper_ino), []).append(index)
+    for index, change in enumerate(changes):
+        if change.source is None and change.kind != "deleted" and change.old_st is not None:
+            # The layer knows this name only through the base's inode: what becomes of that
+            # inode's other names cannot be decided before this.
+            same = [i for i, other in enumerate(changes) if _same_file(change, other)]
+            groups[change.root, -1 - index] = same
     for members in groups.values():
         left = [index for index in members if index not in chosen]
         if left and len(left) < len(members):
@@ -108,6 +114,13 @@ def _whole_links(changes: list[Change], chosen: set[int]) -> None:
                 "one file: one cannot be committed without the other",
                 hint="name all of them, or a directory that holds them",
             )
+
+
+def _same_file(one: Change, other: Change) -> bool:
+    if one.root != other.root or one.old_st is None or other.old_st is None:
+        return False
+    was, st = one.old_st, other.old_st
+    return (was.st_dev, was.st_ino) == (st.st_dev, st.st_ino)
 
 
 def _shown(path: bytes) -> str:

@@ -1,0 +1,193 @@
+"""Kill a commit at every fault point, recover, and hold the base to one of two manifests.
+
+The points number themselves (``goexfsd.commit.faults``): the worker is killed at the first, then
+at the second, ..., until a run completes.  After each kill, recovery runs as the daemon would run
+it: with state ``intent`` if the daemon had heard the intent (and so made it durable), else
+``staging``.  Then the base must equal the tree before, or the tree after, wholly, attributes and
+times included, and nothing else may lie in it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from committing import Bench, Ran, litter
+from goexfsd.worker import Root
+from layering import Session
+from manifests import Manifest, differences, manifest
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def small(base: bytes) -> None:
+    """A base with one of everything that is going to change."""
+    for name in (b"d", b"d/deep", b"gone", b"gone/sub", b"x", b"y"):
+        os.mkdir(base + b"/" + name)
+    for name, data in (
+        (b"edit", b"old\n"),
+        (b"mode", b"#!/bin/sh\n"),
+        (b"one", b"shared"),
+        (b"swap1", b"1"),
+        (b"swap2", b"2"),
+        (b"victim", b"to be replaced by a rename\n"),
+        (b"mover", b"moves\n"),
+        (b"d/file", b"in d\n"),
+        (b"d/deep/file", b"deep\n"),
+        (b"gone/a", b"a"),
+        (b"gone/sub/b", b"b" * 10_000),
+        (b"become-dir", b"file"),
+        (b"x/in-x", b"x"),
+        (b"y/in-y", b"y"),
+    ):
+        (Path(os.fsdecode(base)) / os.fsdecode(name)).write_bytes(data)
+    os.link(base + b"/one", base + b"/two")
+    os.link(base + b"/one", os.path.dirname(base) + b"/outside")
+    os.symlink(b"edit", base + b"/link")
+
+
+def everything(session: Session) -> None:
+    """A session that does something of every kind."""
+    session.write(b"edit", b"new\n")
+    session.chmod(b"mode", 0o755)
+    session.write(b"one", b"now more, for all the names\n")
+    session.rename(b"swap1", b"t")
+    session.rename(b"swap2", b"swap1")
+    session.rename(b"t", b"swap2")
+    session.rename(b"mover", b"victim")
+    session.rename(b"d", b"moved")
+    session.write(b"moved/deep/file", b"changed below a renamed directory\n")
+    session.mkdir(b"new")
+    session.mkdir(b"new/inner")
+    session.write(b"new/inner/file", b"created\n")
+    session.symlink(b"new/link", b"/etc/passwd")
+    session.rename(b"x", b"new/x")
+    session.rename(b"y", b"x")
+    session.remove(b"gone")
+    session.unlink(b"link")
+    session.symlink(b"link", b"victim")
+    session.remove(b"become-dir")
+    session.mkdir(b"become-dir")
+    session.write(b"become-dir/child", b"c")
+    session.link(b"edit", b"edit-too")
+    session.utime(b"new/inner/file", 10**18)
+
+
+class Case:
+    """A base, a session over it, and both manifests, in copies that can be thrown away."""
+
+    def __init__(self, home: Path, act: Callable[[Session], None] = everything) -> None:
+        self.home = home
+        self.session = Session.over(home, small)
+        act(self.session)
+        self.base = Path(os.fsdecode(self.session.base))
+        self.root_ino = os.lstat(self.base).st_ino
+        self.saved: dict[bytes, os.stat_result] = {}
+
+    @property
+    def bench(self) -> Bench:
+        return Bench(self.session.layer, [Root(0, "r", str(self.base))], self.home / "before")
+
+    def manifest(self) -> Manifest:
+        return manifest(self.base)
+
+    def close(self) -> None:
+        self.session.close()
+
+
+def fresh(tmp_path: Path, number: int, act: Callable[[Session], None] = everything) -> Case:
+    home = tmp_path / str(number)
+    home.mkdir()
+    return Case(home, act)
+
+
+def comparable(tree: Manifest) -> dict[bytes, object]:
+    """The manifest without the times that differ from one build of the case to the next."""
+    return {name: (entry, entry.mtime_ns)[0] for name, entry in tree.items()}
+
+
+def settle(case: Case, ran: Ran, fault: int = 0) -> Ran:
+    return case.bench.recover("intent" if ran.intent else "staging", fault=fault)
+
+
+def expect(case: Case, before: Manifest, ran: Ran) -> None:
+    """Wholly before, or wholly after: the change list of what is left is empty then."""
+    now = case.manifest()
+    assert litter(case.base) == []
+    if not ran.intent:
+        assert differences(before, now) == []
+        return
+    view = manifest(os.fsdecode(case.session.model), times=False, extents=False)
+    base = manifest(case.base, times=False, extents=False)
+    assert differences(inside(view), inside(base)) == []
+    check_times(case, now)
+
+
+def inside(tree: Manifest) -> Manifest:
+    """Without the count of names outside: the model's own copies have none."""
+    from dataclasses import replace
+
+    return {name: replace(entry, outside_links=0) for name, entry in tree.items()}
+
+
+def check_times(case: Case, now: Manifest) -> None:
+    upper = os.fsdecode(case.session.upper(b""))
+    for name, entry in now.items():
+        layered = os.path.join(os.fsencode(upper), name)
+        if name and os.path.lexists(layered) and entry.type == "file":
+            st = os.lstat(layered)
+            if stat.S_ISREG(st.st_mode):
+                assert entry.mtime_ns == st.st_mtime_ns, name
+
+
+def test_killed_at_every_point(tmp_path: Path) -> None:
+    for number in range(1, 2000):
+        case = fresh(tmp_path, number)
+        try:
+            before = case.manifest()
+            ran = case.bench.commit(fault=number)
+            if not ran.killed:
+                assert ran.last["event"] == "applied", ran.messages
+                expect(case, before, ran)
+                break
+            recovered = settle(case, ran)
+            assert recovered.last["event"] == "applied", recovered.messages
+            assert recovered.last["outcome"] == ("forward" if ran.intent else "back")
+            expect(case, before, ran)
+            again = settle(case, ran)
+            assert again.last["event"] == "applied", again.messages
+            expect(case, before, ran)
+        finally:
+            case.close()
+            shutil.rmtree(case.home)
+    else:
+        pytest.fail("no run completed")
+    assert number > 60, "hardly any fault points"
+
+
+def test_killed_in_recovery_at_every_point(tmp_path: Path) -> None:
+    points = 0
+    for number in (3, 12, 30, 45, 60, 75):
+        for second in range(1, 2000):
+            case = fresh(tmp_path, number * 10_000 + second)
+            try:
+                before = case.manifest()
+                ran = case.bench.commit(fault=number)
+                if not ran.killed:
+                    break
+                cut = settle(case, ran, fault=second)
+                done = settle(case, ran)
+                assert done.last["event"] == "applied", done.messages
+                expect(case, before, ran)
+                points += cut.killed
+                if not cut.killed:
+                    break
+            finally:
+                case.close()
+                shutil.rmtree(case.home)
+    assert points > 60
