@@ -268,6 +268,8 @@ class Diff(Model):
     to: int | None = None
     patch: bool = False
     """Also stream the unified diff, as ``chunk`` events before the result."""
+    binary: bool = True
+    """False: the patch only says that binary files differ; quicker, and not to be applied."""
 
 
 class DiffResult(Reply):

@@ -264,7 +264,12 @@ class Service:
 
         paths = [session.locate(os.fsdecode(self._path(x)), request.cwd) for x in request.paths]
         summary = await session.changes(
-            before, after, paths=paths, patch=request.patch, listen=listen
+            before,
+            after,
+            paths=paths,
+            patch=request.patch,
+            binary=request.binary,
+            listen=listen,
         )
         return p.DiffResult.model_validate(
             {

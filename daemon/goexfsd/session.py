@@ -307,6 +307,7 @@ class Session:
         *,
         paths: list[tuple[int, bytes]] | None = None,
         patch: bool = False,
+        binary: bool = True,
         listen: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
     ) -> Summary:
         """Run the change job; its ``changes``, ``chunk`` and ``progress`` messages go to listen.
@@ -317,7 +318,7 @@ class Session:
         layers = {"to": self.side(after)}
         if before is not None:
             layers["from"] = self.side(before)
-        options = {"paths": list(paths or ()), "patch": patch}
+        options = {"paths": list(paths or ()), "patch": patch, "binary": binary}
         async with self.job(layer_jobs.changes, layers, options) as channel:
             while (message := await channel.receive()) is not None:
                 if message["event"] == "done":

@@ -52,9 +52,17 @@ def blob_id(data: bytes) -> bytes:
     return hashlib.sha1(head + data, usedforsecurity=False).hexdigest().encode("ascii")
 
 
+_LITERAL_STEP = 52 * 1024
+
+
 def is_binary(data: bytes) -> bool:
     """git's rule: a NUL in the first 8000 bytes."""
     return b"\0" in data[:8000]
+
+
+def unspoken(old: bytes, new: bytes) -> bytes:
+    """That a binary file differs, without its content."""
+    return b"Binary files %s and %s differ\n" % (old, new)
 
 
 def binary(old: bytes, new: bytes) -> Iterator[bytes]:
@@ -67,13 +75,17 @@ def binary(old: bytes, new: bytes) -> Iterator[bytes]:
 def _literal(data: bytes) -> Iterator[bytes]:
     yield b"literal %d\n" % len(data)
     packed = zlib.compress(data)
-    lines: list[bytes] = []
-    for at in range(0, len(packed), 52):
-        piece = packed[at : at + 52]
-        size = len(piece)
-        letter = size + 64 if size <= 26 else size + 70  # 1-26: A-Z, 27-52: a-z
-        lines.append(b"%c%s\n" % (letter, base64.b85encode(piece, pad=True)))
-        if len(lines) == 1024:
-            yield b"".join(lines)
-            lines = []
-    yield b"".join(lines) + b"\n"
+    for at in range(0, len(packed), _LITERAL_STEP):
+        piece = packed[at : at + _LITERAL_STEP]
+        encoded = base64.b85encode(piece, pad=True)  # one call: 13 groups of 5 letters a line
+        yield b"".join(
+            b"%c%s\n" % (_length(len(piece) - 52 * n), encoded[65 * n : 65 * n + 65])
+            for n in range((len(piece) + 51) // 52)
+        )
+    yield b"\n"
+
+
+def _length(left: int) -> int:
+    """The letter for the bytes in a line: 1 to 26 are A to Z, 27 to 52 are a to z."""
+    size = min(left, 52)
+    return size + 64 if size <= 26 else size + 70

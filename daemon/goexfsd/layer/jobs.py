@@ -5,7 +5,8 @@ the base alone, without ``to`` too) with the owner's rights, and sends, in this 
 
     {"event": "progress", "stage", "done", "total"}      now and then
     {"event": "changes", "changes": [...]}               as goexfs.protocol.Change, in batches
-    {"event": "chunk", "data": bytes}                    the patch, if options["patch"]
+    {"event": "chunk", "data": bytes}                    the patch, if options["patch"];
+                                                         for reading, without options["binary"]
     {"event": "done", "summary": {kind: count}}
 
 ``options["paths"]``: pairs of root index and path (bytes, or text in wire form); only changes at
@@ -69,7 +70,8 @@ def changes(worker: Worker) -> None:
             batch = [wire(each.change, root_names) for each in found[at : at + BATCH]]
             worker.send({"event": "changes", "changes": batch})
         if spec.options.get("patch"):
-            for piece in _gathered(patch(views, found)):
+            binary = bool(spec.options.get("binary", True))
+            for piece in _gathered(patch(views, found, binary=binary)):
                 worker.send({"event": "chunk", "data": piece})
     worker.send({"event": "done", "summary": dict(Counter(d.change.kind for d in found))})
 

@@ -74,10 +74,13 @@ class _Plan:
     """New path -> what git cannot say about it."""
 
 
-def patch(views: Sequence[Views], differences: Iterable[Difference]) -> Iterator[bytes]:
+def patch(
+    views: Sequence[Views], differences: Iterable[Difference], *, binary: bool = True
+) -> Iterator[bytes]:
     """The patch of these differences, piece by piece.
 
-    With several roots, paths begin with the root's name.
+    With several roots, paths begin with the root's name.  Without ``binary`` it is only for
+    reading: of a binary file it says no more than that it differs.
     """
     by_root: dict[int, list[Difference]] = {}
     for difference in differences:
@@ -86,7 +89,7 @@ def patch(views: Sequence[Views], differences: Iterable[Difference]) -> Iterator
         prefix = os.fsencode(pair.new.root_name) if len(views) > 1 else b""
         found = by_root.get(pair.new.root_index)
         if found:
-            yield from _Writer(prefix).root(_plan(pair, found))
+            yield from _Writer(prefix, binary).root(_plan(pair, found))
 
 
 # -- what happens at each path ---------------------------------------------------------------
@@ -206,8 +209,9 @@ def _plain(change: Change, st: os.stat_result) -> bool:
 
 
 class _Writer:
-    def __init__(self, prefix: bytes) -> None:
+    def __init__(self, prefix: bytes, binary: bool) -> None:
         self.prefix = prefix
+        self.binary = binary
 
     def root(self, plan: _Plan) -> Iterator[bytes]:
         """All of one root: what goes first, then what is, in the order of paths."""
@@ -318,13 +322,16 @@ class _Writer:
         old, new = before or b"", after or b""
         if old == new:
             return  # an empty file came or went
-        if max(len(old), len(new)) > MAX_TEXT or gitform.is_binary(old) or gitform.is_binary(new):
-            yield from gitform.binary(old, new)
-            return
         names = [
             b"/dev/null" if data is None else gitform.side(self.name(letter, where))
             for data, letter, where in ((before, b"a", old_path), (after, b"b", path))
         ]
+        if max(len(old), len(new)) > MAX_TEXT or gitform.is_binary(old) or gitform.is_binary(new):
+            if self.binary:
+                yield from gitform.binary(old, new)
+            else:
+                yield gitform.unspoken(*names)
+            return
         yield b"--- %s\n+++ %s\n" % (names[0], names[1])
         yield from hunks(_lines(old), _lines(new))
 

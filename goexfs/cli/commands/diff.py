@@ -99,7 +99,7 @@ def show_stat(params: Message) -> None:
             counts.feed(decode(event))
 
     try:
-        result = ask("diff", {**params, "patch": True}, on_event)
+        result = ask("diff", {**params, "patch": True, "binary": False}, on_event)
     finally:
         progress.clear()
     counts.end()
@@ -159,7 +159,8 @@ def show_patch(params: Message) -> None:
                 out.feed(decode(event))
 
         try:
-            ask("diff", {**params, "patch": True}, on_event)
+            binary = not sys.stdout.isatty()  # nobody reads them; a file or a pipe may apply them
+            ask("diff", {**params, "patch": True, "binary": binary}, on_event)
         finally:
             progress.clear()
         if out is not None:
