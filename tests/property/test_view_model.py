@@ -121,6 +121,8 @@ class Side:
         os.unlink(self.at(path))
 
     def do_rmtree(self, path: str) -> None:
+        if not stat.S_ISDIR(os.lstat(self.at(path)).st_mode):
+            raise OSError(errno.ENOTDIR, "not for rmtree, which would wait for a fifo's writer")
         shutil.rmtree(self.at(path))
 
     def do_rename(self, old: str, new: str, flags: int) -> None:
