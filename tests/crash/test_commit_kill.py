@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,13 +81,11 @@ def everything(session: Session) -> None:
 class Case:
     """A base, a session over it, and both manifests, in copies that can be thrown away."""
 
-    def __init__(self, home: Path, act: Callable[[Session], None] = everything) -> None:
+    def __init__(self, home: Path) -> None:
         self.home = home
         self.session = Session.over(home, small)
-        act(self.session)
+        everything(self.session)
         self.base = Path(os.fsdecode(self.session.base))
-        self.root_ino = os.lstat(self.base).st_ino
-        self.saved: dict[bytes, os.stat_result] = {}
 
     @property
     def bench(self) -> Bench:
@@ -100,15 +98,10 @@ class Case:
         self.session.close()
 
 
-def fresh(tmp_path: Path, number: int, act: Callable[[Session], None] = everything) -> Case:
+def fresh(tmp_path: Path, number: int) -> Case:
     home = tmp_path / str(number)
     home.mkdir()
-    return Case(home, act)
-
-
-def comparable(tree: Manifest) -> dict[bytes, object]:
-    """The manifest without the times that differ from one build of the case to the next."""
-    return {name: (entry, entry.mtime_ns)[0] for name, entry in tree.items()}
+    return Case(home)
 
 
 def settle(case: Case, ran: Ran, fault: int = 0) -> Ran:
@@ -118,7 +111,7 @@ def settle(case: Case, ran: Ran, fault: int = 0) -> Ran:
 def expect(case: Case, before: Manifest, ran: Ran) -> None:
     """Wholly before, or wholly after: the change list of what is left is empty then."""
     now = case.manifest()
-    assert litter(case.base) == []
+    assert litter(str(case.base)) == []
     if not ran.intent:
         assert differences(before, now) == []
         return
@@ -130,8 +123,6 @@ def expect(case: Case, before: Manifest, ran: Ran) -> None:
 
 def inside(tree: Manifest) -> Manifest:
     """Without the count of names outside: the model's own copies have none."""
-    from dataclasses import replace
-
     return {name: replace(entry, outside_links=0) for name, entry in tree.items()}
 
 
@@ -191,3 +182,31 @@ def test_killed_in_recovery_at_every_point(tmp_path: Path) -> None:
                 case.close()
                 shutil.rmtree(case.home)
     assert points > 60
+
+
+def test_killed_in_a_partial_commit_at_every_point(tmp_path: Path) -> None:
+    """The rest of the session survives too: committing it gives the whole view."""
+    paths = [(0, path) for path in (b"d", b"moved", b"edit", b"edit-too", b"gone")]
+    for number in range(1, 2000):
+        case = fresh(tmp_path, number)
+        try:
+            bench = replace(case.bench, live=case.session.layer)
+            before = case.manifest()
+            ran = bench.commit(paths, fault=number)
+            done = ran
+            if ran.killed:
+                done = bench.recover("intent" if ran.intent else "staging")
+            assert done.last["event"] == "applied", done.messages
+            if ran.intent:
+                assert done.last["remaining_total"] > 0
+            else:
+                assert differences(before, case.manifest()) == []
+            rest = replace(bench, before=case.home / "rest").commit()
+            assert rest.last["event"] == "applied", rest.messages
+            expect(case, before, rest)
+            if not ran.killed:
+                break
+        finally:
+            case.close()
+            shutil.rmtree(case.home)
+    assert number > 35, "hardly any fault points"

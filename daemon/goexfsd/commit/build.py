@@ -234,9 +234,22 @@ class _Builder:
                 home = node
                 break
         if home is None:
-            path = display(self._out.base_paths[directory.id]) or "."
-            raise Denied(f"no directory on the way to {path} is writable")
+            raise self._nowhere(directory)
         return home
+
+    def _nowhere(self, directory: Node) -> Denied:
+        path = self._out.base_paths[directory.id]
+        name = os.fsencode(self._plan.roots[directory.root].name)
+        shown = display(join(name, path) if path else name)
+        fd = self._base.directory(directory.root, path)
+        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            what = f"{shown} is on a read-only file system"
+        else:
+            what = f"no directory on the way to {shown} is writable"
+        return Denied(
+            f"the commit cannot be applied: {what}; nothing was changed",
+            data={"obstacles": [what]},
+        )
 
     def _stage_in(self, home: Node) -> int:
         known = self._stage_at.get(home.id)
