@@ -10,6 +10,7 @@ In a commit's directory::
     plan      nodes and operations (``plan.Plan``): the intent; written before the daemon's go
     verdict   written when applying failed for good and the commit is taken back
     applied   written when every operation is done and synced; only tidying is left
+    tidied    written when that is done too, and only the rebase of a part is left
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ IMAGES = b"images"
 PLAN = b"plan"
 VERDICT = b"verdict"
 APPLIED = b"applied"
+TIDIED = b"tidied"
 
 Line = dict[str, Any]
 

@@ -238,17 +238,25 @@ def _carry_out(worker: Worker, plan: Plan) -> None:
             _take_back(worker, plan, ground)
             return
         fault("applied")
-        homes = _homes(plan, ground)
-        try:
-            tidy(plan, ground)
-            finish(plan, ground, back=False)
-            _sync(homes)
-        finally:
-            for fd in homes:
-                os.close(fd)
+        if not intent.exists(before_fd, intent.TIDIED):
+            _tidy(plan, ground, before_fd)
     finally:
         ground.close()
     _say_applied(worker, plan)
+
+
+def _tidy(plan: Plan, ground: Ground, before_fd: int) -> None:
+    homes = _homes(plan, ground)
+    try:
+        tidy(plan, ground)
+        finish(plan, ground, back=False)
+        _sync(homes)
+    finally:
+        for fd in homes:
+            os.close(fd)
+    if plan.partial:
+        # The session lives on, and this worker may be asked again: others' times are theirs now.
+        intent.write(before_fd, intent.TIDIED, [])
 
 
 def _apply(worker: Worker, plan: Plan, ground: Ground) -> bool:

@@ -6,21 +6,23 @@ over nothing go.  The origins log is written anew: committed entries are forgott
 renamed directories follow them, and inodes that the commit touched get the identity they have
 now, so that a later commit does not take our own work for somebody else's.
 
-May be cut off and be done again: the tree's part is idempotent, and the new log is kept with the
-commit before it is put in place.  The view must not be written to meanwhile, and must be told
-(``rewind``) afterwards.
+May be cut off and be done again, to the same layer or to another snapshot of it: the tree's part
+is idempotent, and the log's seal tells whether it is the new one.  Nothing else may write to the
+layer meanwhile; a view that shows it must be told afterwards (``rewind``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
+from typing import Any
 
 from goexfsd import kernel
 from goexfsd.commit import intent
 from goexfsd.commit.base import Base
-from goexfsd.commit.faithful import proc, raw, text
+from goexfsd.commit.faithful import proc
 from goexfsd.commit.faults import fault
 from goexfsd.commit.places import covers, join
 from goexfsd.commit.plan import Mark, Plan
@@ -42,17 +44,41 @@ def rebase(
         kept = [record for root in roots for record in _Upper(live, root, plan, base).clear()]
         _clear_index(live, plan)
         fault("rebase.cleared")
-        kept_log = intent.read(before, _REBASED)
-        if kept_log is None:
-            records, _ = load(live, ORIGINS)
-            log = b"".join(map(encode, _Log(plan, base, kept).rewritten(records)))
-            kept_log = [{"origins": text(log)}]
-            intent.write(before, _REBASED, kept_log)
-        fault("rebase.log")
-        _install(live, raw(kept_log[0]["origins"]))
+        _rewrite(live, before, _Log(plan, base, kept))
         kernel.syncfs(live)
     finally:
         base.close()
+
+
+def _rewrite(live: int, before: int, log: _Log) -> None:
+    """Put the new log in place, unless a run that was cut off has done so.
+
+    Whether it has is told by the logs themselves: paths must not be moved along twice.
+    """
+    records, good = load(live, ORIGINS)
+    now = _read(live)[:good]
+    for line in intent.read(before, _REBASED) or ():
+        if _begins(now, line["to"]) and not _begins(now, line["from"]):
+            return
+    new = b"".join(map(encode, log.rewritten(records)))
+    intent.write(before, _REBASED, [{"from": _seal(now), "to": _seal(new)}])
+    fault("rebase.log")
+    _install(live, new)
+
+
+def _seal(log: bytes) -> list[int | str]:
+    return [len(log), hashlib.sha256(log).hexdigest()]
+
+
+def _begins(log: bytes, seal: list[Any]) -> bool:
+    """Whether ``log`` is the sealed one, perhaps with records after it."""
+    return len(log) >= seal[0] and _seal(log[: seal[0]]) == seal
+
+
+def _read(live: int) -> bytes:
+    fd = os.open(ORIGINS, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
 
 
 def _install(live: int, log: bytes) -> None:
