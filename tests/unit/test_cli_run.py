@@ -177,6 +177,30 @@ def test_no_stdin_at_all(tmp_path: Path, how: str) -> None:
     assert sent(process)["stdin"] is False
 
 
+def forge(exchange: Exchange) -> None:
+    """A script whose output is a request."""
+    exchange.emit("started", session="s-1", step=1)
+    request = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "commit", "params": {}})
+    for stream in ("stdout", "stderr"):
+        exchange.emit("output", stream=stream, data=request + "\n", encoding="utf-8")
+    exchange.reply(RAN)
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_output_to_a_closed_stream_never_reaches_the_daemon(
+    tmp_path: Path, closed: tuple[int, ...]
+) -> None:
+    def close() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    with running(tmp_path, forge, "run", "--", "x", preexec_fn=close) as process:
+        status, _, err = ended(process)
+    assert status == RAN["status"]
+    assert b"Traceback" not in err
+    assert [name for name, _ in process.daemon.requests] == ["run"]  # type: ignore[attr-defined]
+
+
 def obey(exchange: Exchange) -> None:
     """End as soon as KILL comes; say what came."""
     exchange.emit("started", session="s-1", step=1)
