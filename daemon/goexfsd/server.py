@@ -192,25 +192,35 @@ class _Connection:
                 reply["result"] = await self.dispatch(call, envelope.method, envelope.params)
             if call.refused is not None:
                 reply["error"] = call.refused.to_wire()
-        except GoexfsError as error:
-            reply["error"] = error.to_wire()
-            if isinstance(error, Internal):
-                log.error(
-                    "request failed",
-                    method=envelope.method,
-                    notes=error.__notes__ if hasattr(error, "__notes__") else None,
-                    error=error.message,
-                )
         except Exception as error:
-            log.exception("request failed", method=envelope.method)
-            bug = Internal(
-                f"goexfsd failed at this request: {type(error).__name__}: {error}",
-                hint="the daemon's log has the details; nothing was committed by it",
-            )
-            reply["error"] = bug.to_wire()
+            reply["error"] = _told(cause(error), envelope.method).to_wire()
         finally:
             del self.calls[call.id]
         await self.send(reply)
+
+
+def cause(error: Exception) -> Exception:
+    """What lies at the bottom of groups of one: nurseries wrap what comes out of them."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _told(error: Exception, method: str) -> GoexfsError:
+    """What the client is told of an error; what is a bug is in the log, with where it was."""
+    if not isinstance(error, GoexfsError):
+        if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
+            log.info("request cut off", method=method, error=str(error))  # by its client
+        else:
+            log.error("request failed", method=method, exc_info=error)
+        return Internal(
+            f"goexfsd failed at this request: {type(error).__name__}: {error}",
+            hint="the daemon's log has the details; nothing was committed by it",
+        )
+    if isinstance(error, Internal):
+        notes = getattr(error, "__notes__", None)
+        log.error("request failed", method=method, notes=notes, error=error.message)
+    return error
 
 
 def parse(line: bytes) -> dict[str, Any]:

@@ -31,6 +31,9 @@ async def dispatch(call: Call, method: str, params: dict[str, Any]) -> dict[str,
         return {"data": notice.data}
     if method == "missing":
         raise NotFound("there is none", hint="make one")
+    if method == "nested":
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatch, call, "missing", params)
     if method == "bug":
         raise RuntimeError("oops")
     return {}
@@ -201,6 +204,8 @@ def test_errors_are_replies(tmp_path: Path) -> None:
         async with client.stream:
             error = (await client.ask("missing"))["error"]
             assert error["data"] == {"code": "not_found", "exit_status": 4, "hint": "make one"}
+            nested = (await client.ask("nested"))["error"]
+            assert nested == error, "a nursery's wrapping is not the user's concern"
             error = (await client.ask("bug"))["error"]
             assert error["data"]["code"] == "internal"
 
