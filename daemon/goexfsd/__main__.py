@@ -40,6 +40,7 @@ SOCKET = "goexfs.sock"
 
 def main(argv: list[str] | None = None) -> None:
     """The ``goexfsd`` command.  Exit status: 0 stopped, 1 could not start, 2 wrong usage."""
+    fill_standard_streams()
     options = _parse(argv)
     try:
         overrides = {
@@ -57,6 +58,18 @@ def main(argv: list[str] | None = None) -> None:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.exit(2 if error.exit_status == 2 else 1)
+
+
+def fill_standard_streams() -> None:
+    """Open /dev/null in place of each standard stream that the caller closed.
+
+    Else the lock, the catalog or a client's socket would get its number, and our log with it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)  # the lowest number free: that of the stream
+            os.set_inheritable(fd, True)
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -76,6 +76,10 @@ class Parked:
             os.close(fd)
             self._socket.close()
 
+    def gone(self) -> bool:
+        """Whether somebody killed it while it waited."""
+        return self.popen.poll() is not None
+
     def dismiss(self) -> None:
         """It is not needed any more; blocks until it is gone, its group too."""
         self._mover.join(_SECONDS)
@@ -118,6 +122,10 @@ class CgroupRoot:
         self._groups.check(limits)
         self.park()
         parked, self._parked = self._parked, None
+        if parked is not None and parked.gone():
+            await trio.to_thread.run_sync(parked.dismiss)
+            self.park()
+            parked, self._parked = self._parked, None
         if parked is None:
             raise SandboxFailed("the daemon is stopping")
         try:
