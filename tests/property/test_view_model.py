@@ -7,6 +7,7 @@ base on the btrfs that also holds the layer.  At the end the base is what it was
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -21,8 +22,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from daemons import User
 from goexfsd import kernel
-from views import ROOT, View, create_layer, store
+from goexfsd.worker import Owner
+from views import View, create_layer, store
 
 pytestmark = [
     pytest.mark.root,
@@ -121,9 +124,17 @@ class Side:
         os.unlink(self.at(path))
 
     def do_rmtree(self, path: str) -> None:
-        if not stat.S_ISDIR(os.lstat(self.at(path)).st_mode):
-            raise OSError(errno.ENOTDIR, "not for rmtree, which would wait for a fifo's writer")
-        shutil.rmtree(self.at(path))
+        self._remove_all(self.at(path))
+
+    def _remove_all(self, path: bytes) -> None:
+        """In sorted order, so that both sides stop at the same entry."""
+        for name in sorted(os.listdir(path)):
+            below = os.path.join(path, name)
+            if stat.S_ISDIR(os.lstat(below).st_mode):
+                self._remove_all(below)
+            else:
+                os.unlink(below)
+        os.rmdir(path)
 
     def do_rename(self, old: str, new: str, flags: int) -> None:
         kernel.renameat2(kernel.AT_FDCWD, self.at(old), kernel.AT_FDCWD, self.at(new), flags)
@@ -200,23 +211,41 @@ def picture(top: bytes) -> dict[bytes, Any]:
         for name in [*names, *files, b"."]:
             path = os.path.join(directory, name)
             short = os.path.normpath(os.path.relpath(path, top))
-            status = os.lstat(path)
+            try:
+                status = os.lstat(path)
+            except PermissionError:
+                found[short] = None
+                continue
             kind = stat.S_IFMT(status.st_mode)
             content: Any = None
             if kind == stat.S_IFREG:
-                content = Path(os.fsdecode(path)).read_bytes()
+                content = _bytes(path)
                 groups.setdefault(status.st_ino, []).append(short)
             elif kind == stat.S_IFLNK:
                 content = os.readlink(path)
-            xattrs = {
-                name: os.getxattr(path, name, follow_symlinks=False)
-                for name in os.listxattr(path, follow_symlinks=False)
-            }
+            xattrs = _xattrs(path)
             links = 0 if kind == stat.S_IFDIR else status.st_nlink
             owner = status.st_uid, status.st_gid
             found[short] = (status.st_mode, owner, links, content, xattrs)
     found[b"hard links"] = sorted(sorted(group) for group in groups.values() if len(group) > 1)
     return found
+
+
+def _xattrs(path: bytes) -> dict[str, bytes] | None:
+    try:
+        return {
+            name: os.getxattr(path, name, follow_symlinks=False)
+            for name in os.listxattr(path, follow_symlinks=False)
+        }
+    except PermissionError:
+        return None
+
+
+def _bytes(path: bytes) -> bytes | None:
+    try:
+        return Path(os.fsdecode(path)).read_bytes()
+    except PermissionError:
+        return None
 
 
 def compare(sides: tuple[Side, Side]) -> None:
@@ -254,30 +283,54 @@ def arena() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="model-"))
     directory.chmod(0o755)
     with store(directory) as at:
-        fill_at = at / "base"
-        fill_at.mkdir()
-        fill(fill_at)
+        make_bases(at)
         yield at
     shutil.rmtree(directory)
 
 
+def make_bases(at: Path) -> None:
+    """A base of root's and one of an ordinary user's."""
+    for uid in UIDS:
+        base = at / f"base{uid}"
+        base.mkdir()
+        fill(base)
+        User(uid, uid).own(base)
+        (base / "d" / "e").chmod(0o2755)
+
+
+UIDS = (0, 21001)
+
+
+@pytest.mark.parametrize("uid", UIDS)
 @settings(
     max_examples=int(os.environ.get("GOEXFS_EXAMPLES", "40")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 @given(st.lists(ops, max_size=40))
-def test_view_equals_a_plain_directory(arena: Path, steps: list[Any]) -> None:
-    run(arena, steps)
+def test_view_equals_a_plain_directory(arena: Path, steps: list[Any], uid: int) -> None:
+    run(arena, steps, uid)
 
 
-def run(arena: Path, steps: list[Any]) -> None:
-    """One sequence on a fresh view and a fresh copy."""
-    base, plain = arena / "base", arena / "plain"
+@contextlib.contextmanager
+def acting(uid: int) -> Iterator[None]:
+    """Do as this user would."""
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def run(arena: Path, steps: list[Any], uid: int = 0) -> None:
+    """One sequence on a fresh view and a fresh copy, in a session of ``uid``."""
+    base, plain = arena / f"base{uid}", arena / "plain"
     subprocess.run(["cp", "-a", str(base), str(plain)], check=True)
     before = picture(os.fsencode(base))
-    layer = create_layer(arena / "layer", ROOT, ["base"])
-    view = View([base], layer, arena.parent / "mnt").start()
+    layer = create_layer(arena / "layer", Owner(uid, uid, ()), [base.name])
+    view = View([base], layer, arena.parent / "mnt", Owner(uid, uid, ())).start()
     sides = Side(view.top), Side(plain)
     try:
         for number, op in enumerate(steps):
@@ -289,13 +342,16 @@ def run(arena: Path, steps: list[Any]) -> None:
             if op[0] == "step":
                 view.command("step", number=number)
                 continue
-            got, wanted = (side.do(op) for side in sides)
+            with acting(uid):
+                got, wanted = (side.do(op) for side in sides)
             assert got == wanted, (op, got, wanted)
-        compare(sides)
+        with acting(uid):
+            compare(sides)
         for side in sides:
             side.close_all()
         view.remount()
-        compare(sides)
+        with acting(uid):
+            compare(sides)
         assert picture(os.fsencode(base)) == before, "the base changed"
         assert not os.listdir(layer / "work"), "litter in work"
     finally:

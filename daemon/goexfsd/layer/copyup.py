@@ -32,7 +32,7 @@ _NO_RANGE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EB
 _NO_XATTR = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA)
 
 
-def open_base(name: bytes, dir_fd: int, flags: int = READ) -> int:
+def open_base(name: bytes, dir_fd: int | None, flags: int = READ) -> int:
     """Open a base file or directory for reading, leaving its access time alone if we may."""
     try:
         return os.open(name, flags | os.O_NOATIME, dir_fd=dir_fd)

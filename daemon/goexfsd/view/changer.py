@@ -10,6 +10,7 @@ caller makes the copy beside (``aside.py``) and calls again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -163,9 +164,10 @@ class Changer:
         if wanted is not None:
             names.insert(0, wanted)
         for parent, name in names:
-            found = self.tree.find(parent, name)
-            if found is not None and not found[1] and found[0].st_ino == node.key[2]:
-                return parent, name
+            with contextlib.suppress(OSError):  # a directory that is closed by now
+                found = self.tree.find(parent, name)
+                if found is not None and not found[1] and found[0].st_ino == node.key[2]:
+                    return parent, name
         return None
 
     def _copy_special(self, node: Node) -> None:
@@ -579,7 +581,7 @@ class Changer:
             self._hold(other)
             self._hide(to, new, victim, other)
         covered = self._leave(node, parent, name, found)
-        self._move(node, parent, name, to, new, covered)
+        self._move(node, parent, name, to, new, other, covered)
         if other is not None:
             if other.kind == DIRECTORY:
                 count(to, -1)
@@ -623,7 +625,14 @@ class Changer:
         return self._hide(parent, name, found, node)
 
     def _move(
-        self, node: Node, parent: Node, name: bytes, to: Node, new: bytes, covered: bool
+        self,
+        node: Node,
+        parent: Node,
+        name: bytes,
+        to: Node,
+        new: bytes,
+        other: Node | None,
+        covered: bool,
     ) -> None:
         """The one step that takes effect."""
         layer = self.layer
@@ -631,7 +640,8 @@ class Changer:
         there = upper_name(target, new)
         both = (parent, to)
         if there is not None and stat.S_ISDIR(there.st_mode):
-            gone = self.act(both, lambda: layer.take_away(target, new, leave_whiteout=True))
+            nodes = both if other is None else (*both, other)
+            gone = self.act(nodes, lambda: layer.take_away(target, new, leave_whiteout=True))
             layer.discard(gone)
             there = upper_name(target, new)
         if there is not None and node.kind == DIRECTORY:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 import pyfuse3
-from pyfuse3 import ReaddirToken, RequestContext
+from pyfuse3 import EntryAttributes, ReaddirToken, RequestContext
 
 from goexfsd.view.handling import handler, in_thread
 from goexfsd.view.metadata import Metadata
@@ -67,19 +67,35 @@ class Directories(Metadata):
             child = next(root for root in self.tree.roots if root.name == name)
             entry = self.attributes.entry(child, self.status(child), True)
         else:
-            found = self.tree.find(node, name)
+            found = self._look(node, name)
             if found is None:
                 return True
-            st, upper = found
-            child = self.tree.node(node, name, st, upper)
-            if child.upper != upper:
-                st = self.tree.status(child)
-            entry = self.attributes.entry(child, st, upper)
+            child, entry = found
         if pyfuse3.readdir_reply(token, name, entry, following):
             child.lookups += 1
             return True
         self.tree.table.collect(child)
         return False
+
+    def _look(self, node: Node, name: bytes) -> tuple[Node, EntryAttributes] | None:
+        """An entry of a directory that may be read, but perhaps not entered."""
+        try:
+            return self._child(node, name)
+        except PermissionError:
+            if not node.upper:
+                raise
+            with self.tree.lent(node):
+                return self._child(node, name)
+
+    def _child(self, node: Node, name: bytes) -> tuple[Node, EntryAttributes] | None:
+        found = self.tree.find(node, name)
+        if found is None:
+            return None
+        st, upper = found
+        child = self.tree.node(node, name, st, upper)
+        if child.upper != upper:
+            st = self.tree.status(child)
+        return child, self.attributes.entry(child, st, upper)
 
     @handler
     def releasedir(self, fh: int) -> None:

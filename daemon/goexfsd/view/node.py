@@ -181,6 +181,15 @@ class Table:
         if old_parent is not None:
             self._release(old_parent)
 
+    def prefer(self, node: Node, parent: Node, name: bytes) -> None:
+        """Make one of a file's names its first."""
+        if node.parent is None or (node.parent is parent and node.name == name):
+            return
+        if node.more is not None and (parent, name) in node.more:
+            node.more.discard((parent, name))
+            node.more.add((node.parent, node.name))
+            node.parent, node.name = parent, name
+
     def unbind(self, node: Node, parent: Node, name: bytes) -> bool:
         """The name is gone; True if a known one is left."""
         if node.more and (parent, name) in node.more:

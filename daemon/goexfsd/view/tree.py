@@ -12,6 +12,7 @@ It reads; ``changer.py`` writes.  It knows nothing of the kernel's requests.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -19,7 +20,7 @@ import time
 from collections.abc import Sequence
 
 from goexfsd import kernel
-from goexfsd.layer.copyup import READ, open_base
+from goexfsd.layer.copyup import open_base
 from goexfsd.layer.format import is_whiteout
 from goexfsd.layer.ledger import Key
 from goexfsd.layer.writer import Layer, fd_path, in_dir, upper_name
@@ -41,7 +42,7 @@ FRESH_NS = 1_000_000_000
 
 _PATH_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 
 Place = tuple[bytes, int]
@@ -224,13 +225,27 @@ class Tree:
             return self.layer.index_name(node.key), self.layer.index_fd
         if self.is_root(node):
             return self.layer.root_names[node.root], self.layer.upper_fd
+        if node.more:
+            self._best_name(node)
         return node.name, self.upper_fd(self.parent_of(node))
 
     def lower_place(self, node: Node) -> Place:
         """Where the base entry is that a node without upper part shows."""
         if self.is_root(node):
             return b".", self.root_fds[node.root]
+        if node.more:
+            self._best_name(node)
         return node.name, self.lower_fd(self.parent_of(node))
+
+    def _best_name(self, node: Node) -> None:
+        """Put a name first that leads to the file: another's directory may be closed to us."""
+        names = [(self.parent_of(node), node.name), *(node.more or ())]
+        for parent, name in names:
+            with contextlib.suppress(OSError):
+                found = self.find(parent, name)
+                if found is not None and self.at_entry(parent, *found) is node:
+                    self.table.prefer(node, parent, name)
+                    return
 
     def place(self, node: Node) -> Place:
         """Where a node lives."""
@@ -409,7 +424,12 @@ class Tree:
             node.lower = True
 
     def _read_markers(self, node: Node, parent: Node, name: bytes) -> None:
-        opaque, node.redirect = self.layer.markers(self.upper_fd(parent), name)
+        at = self.upper_fd(parent)
+        try:
+            opaque, node.redirect = self.layer.markers(at, name)
+        except PermissionError:  # a directory that its owner may not read
+            with self.layer.widened(max(parent.root, 0), [(at, name)]):
+                opaque, node.redirect = self.layer.markers(at, name)
         if node.redirect is not None:
             node.lower = True
         elif not opaque:
@@ -431,13 +451,16 @@ class Tree:
             if links < 2:
                 return 1
         if node.subdirs is None:
-            node.subdirs = self._count_subdirs(node)
+            try:
+                node.subdirs = self._count_subdirs(node)
+            except PermissionError:
+                return 1
         return max(2, links + node.subdirs)
 
     def _count_subdirs(self, node: Node) -> int:
         """How many more subdirectories a directory shows than its lower part has."""
         count = 0
-        fd = os.open(b".", _LIST, dir_fd=self.upper_fd(node))
+        fd = os.open(fd_path(self.upper_fd(node)), _LIST)
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
@@ -460,10 +483,14 @@ class Tree:
         found: list[bytes] = []
         seen: set[bytes] = set()
         if node.upper:
-            found, seen = self._upper_names(node)
+            try:
+                found, seen = self._upper_names(node)
+            except PermissionError:
+                with self.lent(node):
+                    found, seen = self._upper_names(node)
         at = self.merged_fd(node)
         if at >= 0:
-            fd = open_base(b".", at, READ | os.O_DIRECTORY)
+            fd = open_base(fd_path(at), None, _LIST)
             try:
                 names = os.listdir(fd)
             finally:
@@ -476,11 +503,17 @@ class Tree:
             found = [name for name in found if not name.startswith(STAGING)]
         return found
 
+    def lent(self, node: Node) -> contextlib.AbstractContextManager[None]:
+        """Full rights on a directory's upper part for a moment: the kernel has judged the
+        caller's, and what we must know ourselves we need not be allowed to read."""
+        name, at = self.upper_place(node)
+        return self.layer.widened(max(node.root, 0), [(at, name)])
+
     def _upper_names(self, node: Node) -> tuple[list[bytes], set[bytes]]:
         """Visible upper names, and all that hide what the base has (whiteouts too)."""
         found: list[bytes] = []
         seen: set[bytes] = set()
-        fd = os.open(b".", _LIST, dir_fd=self.upper_fd(node))
+        fd = os.open(fd_path(self.upper_fd(node)), _LIST)
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
