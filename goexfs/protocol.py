@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 PROTOCOL_VERSION = 1
 MAX_LINE = 4 * 1024 * 1024
 MAX_INPUT_AHEAD = 8 * 1024 * 1024
+POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 Encoding = Literal["utf-8", "base64"]
 Kind = Literal["deleted", "created", "modified", "renamed", "retyped", "metadata"]
@@ -113,6 +114,7 @@ class Change(Reply):
     links: int = 1
     """Names that the file has in the view: more than 1 means that they all show the change."""
     warnings: list[str] = Field(default_factory=list)
+    """Why a reviewer should look at it: ``code: sentence``; docs/warnings.md has the codes."""
 
 
 class ConflictInfo(Reply):
@@ -210,6 +212,8 @@ class StatusResult(Reply):
     steps: int
     layer_bytes: int
     """Exclusive to the live layer, as btrfs accounts it (rounded to its block size)."""
+    warnings: list[str] = Field(default_factory=list)
+    """Those of all changes together, then ``code: N changes: sentence`` for each code."""
 
 
 class Pty(Model):
@@ -224,6 +228,31 @@ class Script(Model):
     encoding: Encoding = "utf-8"
     name: str = "script"
     """The file's name: its suffix chooses the interpreter where there is no shebang."""
+
+
+class Rules(Model):
+    """What a policy file, or one run, says of the boundary; what it leaves out stays as it is."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    network: Literal["none", "host"] | None = None
+    memory: int | None = Field(default=None, ge=16 * 1024**2)
+    processes: int | None = Field(default=None, ge=4)
+    cpu: float | None = Field(default=None, ge=0.01)
+    wall_seconds: float | None = Field(default=None, gt=0)
+    open_files: int | None = Field(default=None, ge=32)
+    file_bytes: int | None = Field(default=None, ge=0)
+    tmp_bytes: int | None = Field(default=None, ge=1024**2)
+    output_bytes: int | None = Field(default=None, ge=0)
+    layer_bytes: int | None = Field(default=None, ge=0)
+    layer_inodes: int | None = Field(default=None, ge=0)
+    home: bool | None = None
+    environment: list[str] | None = Field(default=None, max_length=256)
+    read: list[str] = Field(default_factory=list, max_length=256)
+    hide: list[str] = Field(default_factory=list, max_length=1024)
+    show: list[str] = Field(default_factory=list, max_length=256)
+    read_only: list[str] = Field(default_factory=list, max_length=256)
+    unenforced: Literal["refuse", "allow"] | None = None
 
 
 class Run(Model):
@@ -241,6 +270,10 @@ class Run(Model):
     stdin: bool = False
     """The client will send ``input`` events; otherwise the script's stdin is empty."""
     label: str | None = None
+    policy: str | None = Field(default=None, pattern=POLICY_NAME)
+    """A preset, or a file of the owner's; None: ``default``."""
+    rules: Rules | None = None
+    """This run's own word on top of it."""
 
 
 class RunResult(Reply):
@@ -256,6 +289,54 @@ class RunResult(Reply):
     """Only when not streamed: UTF-8 with replacement, at most the output limit."""
     stderr: str | None = None
     truncated: bool = False
+    policy: str = "default"
+    exceeded: list[Literal["memory", "processes", "layer_bytes", "layer_inodes"]] = Field(
+        default_factory=list
+    )
+    """Limits of the policy that the step ran into."""
+
+
+class Policy(Model):
+    """What a run would be held to; ``explain``: also the sandbox that would be built."""
+
+    run: Run | None = None
+    explain: bool = False
+
+
+class Setting(Reply):
+    key: str
+    value: str | int | float | bool | list[str] | None
+    source: str
+    """Where the value comes from: a preset, a file, this run, the daemon's limits."""
+
+
+class Explanation(Reply):
+    """A sandbox that was not built."""
+
+    argv: list[str]
+    """The whole command; ``{...}`` are descriptors, ``<n bytes>`` data behind one."""
+    environment: dict[str, str]
+    refused: list[str]
+    """System calls that fail with EPERM."""
+    absent: list[str]
+    """System calls that fail with ENOSYS."""
+    families: list[str]
+    """The socket families that are left."""
+    cgroup: dict[str, str]
+    """Controller to limit."""
+    hidden: list[str]
+    """What exists and would be empty."""
+
+
+class PolicyResult(Reply):
+    policy: str
+    session: str | None
+    settings: list[Setting]
+    notes: list[str]
+    """What was asked for and not granted, and why."""
+    available: list[str]
+    """Names that ``run`` takes."""
+    explanation: Explanation | None = None
 
 
 class Diff(Model):
@@ -280,6 +361,8 @@ class DiffResult(Reply):
     """A checkpoint, or None for the live layer."""
     changes: list[Change]
     summary: Summary
+    warnings: list[str] = Field(default_factory=list)
+    """Of all changes together (``code: sentence``); those of one are in it."""
 
 
 class Log(Model):
@@ -350,6 +433,9 @@ class CommitResult(Reply):
     late: int = 0
     """Entries that somebody else changed in the very last moment; their newest bytes are kept
     with the commit's before-images."""
+    warnings: list[str] = Field(default_factory=list)
+    """Of what was to be committed: those of all changes together, then ``code: path: sentence``
+    for each of a change's, the path as for a terminal."""
 
 
 class Discard(Model):
@@ -389,6 +475,7 @@ METHODS: dict[str, tuple[type[Model], type[Reply]]] = {
     "diff": (Diff, DiffResult),
     "log": (Log, LogResult),
     "output": (Output, OutputResult),
+    "policy": (Policy, PolicyResult),
     "checkpoint": (Checkpoint, CheckpointInfo),
     "rewind": (Rewind, RewindResult),
     "commit": (Commit, CommitResult),

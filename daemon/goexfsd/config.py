@@ -34,14 +34,19 @@ class StoreConfig(_Part):
 
 
 class LimitsConfig(_Part):
-    """What one script may use; each can be lowered for one run, not raised."""
+    """What one script may use: policies and runs can ask for less, never for more."""
 
+    network: Literal["none", "host"] = "host"
+    """The most that may be asked for."""
     memory: int = Field(default=4 * 1024**3, ge=16 * 1024**2)
     processes: int = Field(default=512, ge=4)
     wall_seconds: float | None = Field(default=None, gt=0)
     open_files: int = Field(default=4096, ge=32)
     output_bytes: int = Field(default=1024 * 1024, ge=0)
     """Kept with a step, for each stream; what is streamed to the caller is not bounded."""
+    layer_bytes: int | None = Field(default=None, ge=1024**2)
+    """What the layer of one session may hold."""
+    layer_inodes: int | None = Field(default=None, ge=16)
     sessions_per_user: int = Field(default=64, ge=1)
 
 
@@ -63,7 +68,7 @@ class Config(_Part):
     limits: LimitsConfig = LimitsConfig()
     view: ViewConfig = ViewConfig()
     network: Literal["none", "host"] = "none"
-    """What a script gets unless the run asks for less."""
+    """What a script gets where neither its policy nor its run says."""
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from goexfs import protocol as p
 from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
 from goexfs.names import display, from_wire
-from goexfsd import decide, doctor, steps
+from goexfsd import decide, doctor, policies, steps
 from goexfsd.catalog import RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
@@ -233,7 +233,41 @@ class Service:
 
     async def run(self, call: Call, request: p.Run) -> p.RunResult:
         session = self._find(call.peer, request.session, request.cwd)
-        return await steps.run(session, self.sandboxes, call, request)
+        return await steps.run(session, self._sandboxes_of(session), call, request)
+
+    def _sandboxes_of(self, session: Session) -> Sandboxes:
+        """What its sandboxes must not see: what is goexfs's own, and the other sessions' views."""
+        others = (s.row.at for s in self.sessions.values() if s is not session)
+        hide = (*self.sandboxes.hide, *(at for at in others if at is not None))
+        return replace(self.sandboxes, hide=hide)
+
+    async def policy(self, call: Call, request: p.Policy) -> p.PolicyResult:
+        run = request.run or p.Run()
+        session = self._meant(call.peer, run)
+        if request.explain and session is None:
+            session = self._find(call.peer, run.session, run.cwd)  # says what is missing
+        reader = self._reader(call.peer) if session is None else steps.reader(session)
+        chosen = await policies.choose(self.house, reader, run)
+        explanation: p.Explanation | None = None
+        if request.explain and session is not None:
+            hiding = self._sandboxes_of(session)
+            explanation = await steps.explain(session, hiding, run, chosen)
+        return policies.result(chosen, None if session is None else session.id, explanation)
+
+    def _meant(self, peer: Peer, run: p.Run) -> Session | None:
+        """The session of a run; None where none is named and none holds the directory."""
+        try:
+            return self._find(peer, run.session, run.cwd)
+        except NotFound:
+            if run.session is not None:
+                raise
+            return None
+
+    def _reader(self, peer: Peer) -> policies.Reader:
+        """The caller's policies, before there is a session."""
+        base = self.house.config.view.sandbox_uid_base
+        _, home = _account(peer.uid)
+        return policies.Reader(Owner(peer.uid, peer.gid, peer.groups), home, (), base)
 
     async def output(self, call: Call, request: p.Output) -> p.OutputResult:
         row = self._row(call.peer, request.session, request.cwd)

@@ -19,7 +19,7 @@ import trio
 
 from goexfs import protocol as p
 from goexfs.errors import GoexfsError, SandboxFailed, Usage, ViewFailed
-from goexfsd import sandbox
+from goexfsd import policies, sandbox
 from goexfsd.catalog import StepRow
 from goexfsd.config import Config
 from goexfsd.server import Call
@@ -34,11 +34,10 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class Sandboxes:
-    """What every run shares: this machine's abilities, the cgroup root, the default policy."""
+    """What every run shares: this machine's abilities, and the cgroup root."""
 
     machine: sandbox.Machine
     cgroups: sandbox.CgroupRoot
-    policy: sandbox.Policy
     hide: tuple[str, ...]
     """goexfs's own directories, invisible in every sandbox."""
 
@@ -48,18 +47,9 @@ class Sandboxes:
         """Look at the machine once; the cgroup root is removed at the end."""
         machine = await trio.to_thread.run_sync(sandbox.find_machine)
         cgroups = sandbox.open_cgroups(machine)
-        limits = config.limits
-        policy = sandbox.Policy(
-            network=config.network,
-            memory_bytes=limits.memory,
-            max_processes=limits.processes,
-            wall_seconds=limits.wall_seconds,
-            open_files=limits.open_files,
-            output_bytes=limits.output_bytes,
-        )
         hide = (str(config.state_dir), str(config.runtime_dir))
         try:
-            yield cls(machine, cgroups, policy, hide)
+            yield cls(machine, cgroups, hide)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(cgroups.close)
@@ -100,27 +90,91 @@ class Kept:
         return bytes(self._head) + mark + self.tail
 
 
+def reader(session: Session) -> policies.Reader:
+    """Whose policy files count for the session's runs."""
+    row = session.row
+    return policies.Reader(session.owner(), row.home, session.roots(), session.enter_uid)
+
+
+async def explain(
+    session: Session, sandboxes: Sandboxes, request: p.Run, chosen: policies.Chosen
+) -> p.Explanation:
+    """The sandbox that ``run`` would build for the request."""
+    session.view()
+    number = session.house.catalog.next_step(session.id)
+    job = make_job(session, sandboxes.hide, request, number)
+    launch = sandbox.plan(job, chosen.resolved.policy, sandboxes.machine)
+    return await sandbox.explain(launch)
+
+
 async def run(session: Session, sandboxes: Sandboxes, call: Call, request: p.Run) -> p.RunResult:
-    """Run the request's command or script as one step of the session."""
+    """Run the request's command or script as one step of the session.
+
+    ``sandboxes.hide`` is what this sandbox must not see of goexfs.
+    """
     if not request.command and request.script is None:
         raise Usage("there is nothing to run", hint="goexfs run -- CMD..., or --script FILE")
     with session.exclusively(f"a script runs since {time.strftime('%H:%M:%S')}"):
         session.view()
+        chosen = await policies.choose(session.house, reader(session), request)
         if session.row.checkpoint < 0:
             await session.settle("")
         else:
             await session.settle("changed outside any step")
-        step = _Step(session, sandboxes, call, request)
+        step = _Step(session, sandboxes, call, request, chosen)
         return await step.run()
 
 
+def make_job(session: Session, hide: tuple[str, ...], request: p.Run, step: int) -> sandbox.Job:
+    """What the request means for the sandbox."""
+    row = session.row
+    uid = session.enter_uid
+    script = request.script
+    return sandbox.Job(
+        uid=uid,
+        gid=row.gid if row.uid else uid,
+        groups=row.groups if row.uid else (),
+        user=row.user,
+        home=row.home,
+        views=tuple(
+            sandbox.View(session.root_view(index), root.path)
+            for index, root in enumerate(row.roots)
+        ),
+        cwd=_cwd(session, request.cwd),
+        argv=tuple(request.command),
+        env=dict(request.env),
+        script=None if script is None else (script.name, _script_bytes(script)),
+        pty=None if request.pty is None else (request.pty.rows, request.pty.cols, request.pty.term),
+        hide=hide,
+        session_id=session.id,
+        step=step,
+    )
+
+
+def _cwd(session: Session, cwd: str | None) -> str:
+    """Where the script starts: the caller's directory if a root holds it, else the root."""
+    if cwd is not None and session.holds(cwd):
+        index, below = session.locate(cwd, None)
+        top = session.row.roots[index].path
+        return f"{top}/{os.fsdecode(below)}" if below else top
+    return session.row.roots[0].path
+
+
 class _Step:
-    def __init__(self, session: Session, sandboxes: Sandboxes, call: Call, request: p.Run) -> None:
+    def __init__(
+        self,
+        session: Session,
+        sandboxes: Sandboxes,
+        call: Call,
+        request: p.Run,
+        chosen: policies.Chosen,
+    ) -> None:
         self.session = session
         self.sandboxes = sandboxes
         self.call = call
         self.request = request
-        self.policy = sandboxes.policy
+        self.chosen = chosen.resolved
+        self.policy = self.chosen.policy
         limit = self.policy.output_bytes
         self.kept = {"stdout": Kept(limit), "stderr": Kept(limit)}
         catalog = session.house.catalog
@@ -139,7 +193,8 @@ class _Step:
         )
 
     async def run(self) -> p.RunResult:
-        launch = sandbox.plan(self._job(), self.policy, self.sandboxes.machine)
+        job = make_job(self.session, self.sandboxes.hide, self.request, self.row.number)
+        launch = sandbox.plan(job, self.policy, self.sandboxes.machine)
         catalog = self.session.house.catalog
         catalog.put_step(self.row)
         self.session.running = self.row.number
@@ -165,42 +220,6 @@ class _Step:
                 hint="goexfs status says whether the session's view is back",
             ) from error
         return self._result(outcome)
-
-    def _job(self) -> sandbox.Job:
-        session, request = self.session, self.request
-        row = session.row
-        uid = session.enter_uid
-        script = request.script
-        return sandbox.Job(
-            uid=uid,
-            gid=row.gid if row.uid else uid,
-            groups=row.groups if row.uid else (),
-            user=row.user,
-            home=row.home,
-            views=tuple(
-                sandbox.View(session.root_view(index), root.path)
-                for index, root in enumerate(row.roots)
-            ),
-            cwd=self._cwd(),
-            argv=tuple(request.command),
-            env=dict(request.env),
-            script=None if script is None else (script.name, _script_bytes(script)),
-            pty=None
-            if request.pty is None
-            else (request.pty.rows, request.pty.cols, request.pty.term),
-            hide=self.sandboxes.hide,
-            session_id=session.id,
-            step=self.row.number,
-        )
-
-    def _cwd(self) -> str:
-        """Where the script starts: the caller's directory if a root holds it, else the root."""
-        cwd = self.request.cwd
-        if cwd is not None and self.session.holds(cwd):
-            index, below = self.session.locate(cwd, None)
-            top = self.session.row.roots[index].path
-            return f"{top}/{os.fsdecode(below)}" if below else top
-        return self.session.row.roots[0].path
 
     async def _sandboxed(self, launch: sandbox.Launch) -> sandbox.Outcome:
         send, receive = trio.open_memory_channel[bytes](0)
@@ -303,6 +322,8 @@ class _Step:
             stdout=stdout.data().decode("utf-8", "replace") if quiet else None,
             stderr=stderr.data().decode("utf-8", "replace") if quiet else None,
             truncated=self.row.truncated,
+            policy=self.chosen.name,
+            exceeded=list(outcome.exceeded),
         )
 
 

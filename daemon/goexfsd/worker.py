@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ from goexfsd import kernel
 PRELOAD = [
     "encodings.idna",
     "goexfsd.probe",
+    "goexfsd.rulebook",
     "goexfsd.view.worker",
     "goexfsd.commit.jobs",
     "goexfsd.layer.jobs",
@@ -160,6 +162,9 @@ def _forget_main() -> None:
     main.__dict__.pop("__file__", None)
 
 
+_starting = threading.Lock()
+
+
 def start_worker(
     ctx: ForkServerContext,
     entry: Callable[[Worker], None],
@@ -174,7 +179,10 @@ def start_worker(
     """
     ours, theirs = ctx.Pipe(duplex=True)
     process = ctx.Process(target=_main, args=(theirs, entry, spec, prepare), daemon=True)
-    process.start()
+    with _starting:
+        process.start()
+        # Or the next start, in another thread, would poll it too, while we may be closing it.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
     theirs.close()
     return process, ours
 

@@ -29,6 +29,7 @@ VERBS = {
     "commit": Verb("commit", "Apply a session's changes to the real directories."),
     "discard": Verb("discard", "Throw a session and its changes away."),
     "doctor": Verb("doctor", "Check what goexfs needs of this machine."),
+    "policy": Verb("policy", "Show what a script may do and use, and why."),
     "completion": Verb("completion", "Print the completion script of a shell."),
 }
 

@@ -2,15 +2,18 @@
 
 ``plan`` makes a ``Launch`` of a job, a policy and a machine; ``run`` runs it.  The rooms:
 
-- ``policy``, ``secrets``: what a script may do and use; data
+- ``policy``, ``presets``, ``secrets``: what a script may do and use; data
+- ``resolve``: from what everybody says to one policy; pure
 - ``machine``: what this machine offers, found once
 - ``plan``, ``seccomp``, ``interpreter``: pure
 - ``look``: what must be looked at before each run
+- ``explain``: what would be built, in words
 - ``cgroup``: limits, and an end for everything that was started
 - ``parked``, ``waiter``, ``launch``, ``run``: processes
 """
 
 from goexfsd.sandbox import parked
+from goexfsd.sandbox.explain import explain
 from goexfsd.sandbox.machine import Machine, find_machine
 from goexfsd.sandbox.parked import CgroupRoot
 from goexfsd.sandbox.plan import Job, Launch, View, plan
@@ -35,6 +38,7 @@ __all__ = [
     "Policy",
     "Running",
     "View",
+    "explain",
     "find_machine",
     "open_cgroups",
     "plan",

@@ -44,6 +44,8 @@ class Search:
     """What the sandbox shows of the real file system, below these and nowhere else."""
     views: tuple[tuple[str, str], ...]
     """(source, dest)"""
+    read_only: tuple[str, ...] = ()
+    """Below every view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,11 @@ class Found:
     sockets: tuple[str, ...] = ()
     walls: tuple[str, ...] = ()
     """Directories above a root that the uid may not enter: they become empty ones."""
+    pins: tuple[tuple[str, str], ...] = ()
+    """(source, dest): directories of a view above what is hidden or read-only in it.  Being mount
+    points, they cannot be renamed away, which would show it in the next step."""
+    read_only: tuple[tuple[str, str], ...] = ()
+    """(source, dest): bound over themselves, read-only."""
 
 
 def beneath(path: str, directory: str) -> bool:
@@ -98,12 +105,39 @@ class _Eyes:
 
     def found(self, listening: list[str]) -> Found:
         masks = {mask.path: mask for mask in self._masks()}
+        fixed = tuple(sorted(set(self._below_views(self.search.read_only)), key=_by_dest))
+        inner = [mask.path for mask in masks.values() if mask.in_view]
         return Found(
             own_home=self.own_home,
             masks=tuple(masks[path] for path in sorted(masks)),
             sockets=tuple(self._sockets(listening)),
             walls=tuple(dict.fromkeys(self._walls())),
+            pins=tuple(self._pins([*inner, *(dest for _, dest in fixed)])),
+            read_only=fixed,
         )
+
+    def _below_views(self, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        """What matches below a view, as (source, dest).  No symlink is followed, nor shown."""
+        tree = _tree(tuple("/" + pattern for pattern in patterns))[1]
+        for source, dest in self.search.views:
+            for path in _walk(tree, source, follow=False):
+                place = dest + path[len(source) :]
+                if self._view(place) == (source, dest) and not Path(path).is_symlink():
+                    yield path, place
+
+    def _pins(self, places: list[str]) -> Iterator[tuple[str, str]]:
+        """The directories between the views' tops and these, the outer ones first."""
+        found: dict[str, str] = {}
+        for place in places:
+            view = self._view(place)
+            assert view is not None
+            source, dest = view
+            parts = place[len(dest) :].strip("/").split("/")[:-1]
+            for depth in range(1, len(parts) + 1):
+                below = "/" + "/".join(parts[:depth])
+                found[dest + below] = source + below
+        for dest in sorted(found):
+            yield found[dest], dest
 
     def _own_home(self) -> bool:
         with contextlib.suppress(OSError):
@@ -111,8 +145,12 @@ class _Eyes:
         return False
 
     def _masks(self) -> Iterator[Mask]:
-        for path in matches(self.search.hidden, self.search.home):
+        absolute = tuple(path for path in self.search.hidden if path.startswith(("/", "~/")))
+        for path in matches(absolute, self.search.home):
             yield from self._mask(path)
+        relative = tuple(path for path in self.search.hidden if not path.startswith(("/", "~/")))
+        for source, dest in self._below_views(relative):
+            yield from self._present(dest, source, in_view=True)
         for path in self.search.hide:
             yield from self._mask(path)
 
@@ -122,7 +160,8 @@ class _Eyes:
         view = self._view(real)
         if view is not None:
             source, dest = view
-            if real != dest:  # a root that was handed over is not hidden
+            # A root that was handed over is not hidden.
+            if real != dest and _straight(source, real[len(dest) :]):
                 yield from self._present(real, source + real[len(dest) :], in_view=True)
         elif any(beneath(real, shown) for shown in self.visible):
             yield from self._present(real, real, in_view=False)
@@ -168,6 +207,25 @@ class _Eyes:
                     break
                 except OSError:
                     break
+
+
+def _by_dest(pair: tuple[str, str]) -> str:
+    return pair[1]
+
+
+def _straight(top: str, below: str) -> bool:
+    """Whether ``top`` + ``below`` is there without passing a symlink: scripts make some."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    parent = os.fsencode(below.strip("/").rpartition("/")[0])
+    try:
+        fd = os.open(top, flags)
+        try:
+            os.close(kernel.open_beneath(fd, parent, flags))
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _listening() -> list[str]:
@@ -218,9 +276,11 @@ def matches(patterns: tuple[str, ...], home: str) -> list[str]:
     return [*_walk(below_home, home.rstrip("/")), *_walk(top, "")]
 
 
-def _walk(node: _Node, directory: str) -> Iterator[str]:
+def _walk(node: _Node, directory: str, *, follow: bool = True) -> Iterator[str]:
+    if not follow and Path(directory).is_symlink():
+        return
     try:
-        names = [entry.name for entry in os.scandir(directory or "/")]
+        names = _names(node, directory or "/")
     except OSError:
         yield from _blind(node, directory)
         return
@@ -232,7 +292,15 @@ def _walk(node: _Node, directory: str) -> Iterator[str]:
             yield path
         else:
             for child in candidates:
-                yield from _walk(child, path)
+                yield from _walk(child, path, follow=follow)
+
+
+def _names(node: _Node, directory: str) -> list[str]:
+    """The names to consider: all, or only those that are asked for where that says it."""
+    if node.globs:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries]
+    return [name for name in node.children if os.path.lexists(f"{directory}/{name}")]
 
 
 def _blind(node: _Node, directory: str) -> Iterator[str]:

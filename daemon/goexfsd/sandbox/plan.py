@@ -3,8 +3,8 @@
 What must be looked at for each run (which secrets a home holds, say) is described here as a
 ``Search`` and carried out by ``look``; ``arguments`` puts both together.
 
-Later mounts cover earlier ones, so the order is: system, private places, home, masks, the
-views, masks inside the views, goexfs's own directories.
+Later mounts cover earlier ones, so the order is: system, private places, home, what is to be
+read besides, masks, the views, what is read-only in them, masks inside them, goexfs's own directories.
 """
 
 from __future__ import annotations
@@ -161,6 +161,10 @@ def arguments(launch: Launch, found: Found) -> list[Argument]:
     for path in found.sockets:
         result += ["--ro-bind", "/dev/null", path]
     result += launch.views
+    for source, dest in found.pins:
+        result += ["--bind", source, dest]
+    for source, dest in found.read_only:
+        result += ["--ro-bind", source, dest]
     result += _masks(found, in_view=True)
     result += launch.rest
     return result
@@ -228,7 +232,7 @@ def _system(job: Job, policy: Policy, machine: Machine) -> list[Argument]:
     arguments: list[Argument] = []
     for path in ("/var", "/run", "/sys", *reversed(_parents(job.home))):
         arguments += ["--perms", "0755", "--dir", path]
-    for path in (*policy.system, *(_expand(path, job.home) for path in policy.read)):
+    for path in policy.system:
         if path in machine.links:
             arguments += ["--symlink", machine.links[path], path]
         else:
@@ -280,11 +284,16 @@ def _lines(lines: list[str]) -> bytes:
 
 
 def _home(job: Job, policy: Policy) -> tuple[tuple[Argument, ...], tuple[Argument, ...]]:
+    """And what is to be read besides, which may lie in the home, or in /tmp."""
+    more: list[Argument] = []
+    for path in policy.read:
+        more += ["--ro-bind-try", _expand(path, job.home), _expand(path, job.home)]
     if not job.home.startswith("/") or job.home == "/":
-        return (), ()
+        return tuple(more), tuple(more)
     inside = any(beneath(job.home, path) for path in policy.system)
     private = () if inside else ("--perms", "0700", "--tmpfs", job.home)
-    return ("--ro-bind", job.home, job.home) if policy.home else private, private
+    mine = ("--ro-bind", job.home, job.home) if policy.home else private
+    return (*mine, *more), (*private, *more)
 
 
 def _parents(path: str) -> list[str]:
@@ -363,6 +372,7 @@ def _search(job: Job, policy: Policy) -> Search:
         hide=job.hide,
         visible=tuple(visible),
         views=tuple((view.source, view.dest) for view in job.views),
+        read_only=policy.read_only,
     )
 
 

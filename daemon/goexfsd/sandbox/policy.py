@@ -1,9 +1,10 @@
 """What a script may do and use: one frozen value, made at the edge and handed down.
 
 A policy says nothing of a particular run (that is the ``Job``) or machine (``Machine``).
-Paths beginning with ``~/`` are below the owner's home; hidden ones may hold ``*`` in their
-last parts.  Sizes are bytes, times seconds.  Every limit that is set is enforced or the run is
-refused, unless ``unenforced`` says otherwise.
+Paths beginning with ``~/`` are below the owner's home; hidden and read-only ones may hold ``*``
+within a name.  How files and requests become one is told in ``resolve``.  Sizes are bytes, times
+seconds.  Every limit that is set is enforced or the run is refused, unless ``unenforced`` says
+otherwise.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ class Policy(BaseModel):
     home: bool = True
     """Show the owner's home read-only (never in a session of root)."""
     hidden: tuple[str, ...] = SECRETS
+    """Empty to the script.  Absolute, below ``~/``, or else below every root."""
+    read_only: tuple[str, ...] = ()
+    """Below every root: what a script may see and not change."""
+    layer_bytes: int | None = Field(default=None, ge=0)
+    """What the session's layer may hold in all."""
+    layer_inodes: int | None = Field(default=None, ge=0)
     environment: tuple[str, ...] = ("*",)
     """Names (with ``*``) of variables that a run may set; nothing else of the caller's
     environment reaches the script, and what looks like a secret never does."""

@@ -143,6 +143,18 @@ _NUMBERS = {
 _UNKNOWN = range(470, 512)
 
 
+def summary() -> tuple[list[str], list[str], list[str]]:
+    """(refused, absent, socket families): what the program comes to, in words."""
+    partly = (
+        "unshare, clone with a namespace flag",
+        "mknod of a device",
+        "ioctl TIOCSTI, TIOCLINUX",
+        "personality other than the default",
+    )
+    unknown = f"calls numbered {_UNKNOWN.start} to {_UNKNOWN.stop - 1}"
+    return [*REFUSED, *partly], [*ABSENT, unknown], list(FAMILIES.values())
+
+
 @functools.cache
 def program(network: Network) -> bytes:
     """The BPF program (an array of struct sock_filter) for a policy's network setting."""

@@ -8,6 +8,7 @@ import sys
 import click
 
 from goexfs.cli.asking import where
+from goexfs.cli.boundary import with_policy
 from goexfs.cli.ending import state
 from goexfs.cli.options import Duration, with_json, with_session
 from goexfs.cli.options import command as declare
@@ -21,6 +22,7 @@ from goexfs.wire import Message, connect, encode
     "goexfs run -- make test",
     "goexfs run --timeout 5m --script fix.py -- --all",
     "echo 'sed -i s/a/b/ *.txt' | goexfs run --script -",
+    "goexfs run --policy strict --memory 512M --hide .env -- ./untrusted.sh",
     context_settings={"allow_interspersed_args": False},
 )
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[--] [COMMAND]...")
@@ -41,6 +43,8 @@ from goexfs.wire import Message, connect, encode
     metavar="VAR[=VALUE]",
     help="Set a variable, or pass ours on.",
 )
+@click.option("--explain", is_flag=True, help="Print the sandbox that it would get; run nothing.")
+@with_policy
 @with_session
 @with_json
 def command(
@@ -48,6 +52,8 @@ def command(
     script: str | None,
     timeout: float | None,
     variables: tuple[str, ...],
+    explain: bool,
+    boundary: Message,
     session: str | None,
 ) -> int:
     """Run COMMAND, or a script, in the sandbox against the view.
@@ -58,7 +64,11 @@ def command(
     one kills it and everything it started.  The interpreter of a script is the one in its first
     line, else that of its suffix, else sh.
     """
-    params = where(session, **request(argv, script, timeout, variables))
+    params = where(session, **request(argv, script, timeout, variables), **boundary)
+    if explain:
+        from goexfs.cli.commands.policy import explain as print_sandbox
+
+        return print_sandbox(params)
     source = None if script == "-" else stdin_source()
     result = run(params, source, stream=not state().json)
     if state().json:
@@ -99,7 +109,23 @@ def run(params: Message, source: Source | None, stream: bool) -> Message:
     if stream and result.get("timed_out"):
         limit = f" of {params['timeout']:g} s" if "timeout" in params else ""
         print(f"goexfs: stopped at the time limit{limit}", file=sys.stderr)
+    if stream:
+        tell_limits(result)
     return result
+
+
+_LIMITS = {
+    "memory": "memory: something was killed for want of it (--memory raises it)",
+    "processes": "processes: some could not be started (--processes raises it)",
+    "layer_bytes": "changed data: writes failed for want of room (--layer raises it)",
+    "layer_inodes": "changed entries: some could not be made (layer_inodes in a policy raises it)",
+}
+
+
+def tell_limits(result: Message) -> None:
+    """Name the limits that the script ran into: its own words for it may be odd ones."""
+    for limit in result.get("exceeded") or ():
+        print(f"goexfs: hit the limit on {_LIMITS.get(limit, limit)}", file=sys.stderr)
 
 
 def text(value: str, what: str) -> str:

@@ -9,7 +9,8 @@ import click
 
 from goexfs.cli import terminal
 from goexfs.cli.asking import where
-from goexfs.cli.commands.run import environment, text
+from goexfs.cli.boundary import with_policy
+from goexfs.cli.commands.run import environment, tell_limits, text
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
@@ -32,9 +33,12 @@ from goexfs.wire import Message, connect
     metavar="VAR[=VALUE]",
     help="Set a variable, or pass ours on.",
 )
+@with_policy
 @with_session
 @with_json
-def command(argv: tuple[str, ...], variables: tuple[str, ...], session: str | None) -> int:
+def command(
+    argv: tuple[str, ...], variables: tuple[str, ...], boundary: Message, session: str | None
+) -> int:
     """Open an interactive shell, or COMMAND, in the sandbox, on a terminal of its own.
 
     Leave it as any shell; what it changed is one step, to be seen with `goexfs diff`.
@@ -48,6 +52,7 @@ def command(argv: tuple[str, ...], variables: tuple[str, ...], session: str | No
         pty={"rows": rows, "cols": columns, "term": os.environ.get("TERM", "xterm-256color")[:64]},
         env=environment(variables) or None,
         stdin=True,
+        **boundary,
     )
     result = interact(params)
     if state().json:
@@ -82,4 +87,5 @@ def _login_shell() -> str:
 def _say(result: Message) -> None:
     from goexfs.cli.show import summary
 
+    tell_limits(result)
     print(f"goexfs: step {result['step']}: {summary(result['summary'])}", file=sys.stderr)

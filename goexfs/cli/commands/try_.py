@@ -10,6 +10,7 @@ import click
 
 from goexfs.cli import show
 from goexfs.cli.asking import ask, real
+from goexfs.cli.boundary import with_policy
 from goexfs.cli.commands.commit import commit, losses, report
 from goexfs.cli.commands.diff import changes, show_patch
 from goexfs.cli.commands.run import request, run
@@ -47,6 +48,7 @@ _QUESTION = "[c]ommit, [d]iscard, [k]eep for later, or [l]ook closer? "
 @click.option("--script", metavar="FILE", type=click.Path(allow_dash=True), help="As for run.")
 @click.option("--timeout", type=Duration(), metavar="TIME", help="As for run.")
 @click.option("-e", "--env", "variables", multiple=True, metavar="VAR[=VALUE]", help="As for run.")
+@with_policy
 @with_json
 def command(
     argv: tuple[str, ...],
@@ -55,6 +57,7 @@ def command(
     script: str | None,
     timeout: float | None,
     variables: tuple[str, ...],
+    boundary: Message,
 ) -> int:
     """Mount the current directory, run COMMAND, show what changed, and ask what to do with it.
 
@@ -62,7 +65,7 @@ def command(
     answer is not a yes.  So it is where --yes was given and the script failed.  The exit status
     is the script's where that failed; else 0, 3 for a conflict, or that of the error.
     """
-    params = request(argv, script, timeout, variables)
+    params = {**request(argv, script, timeout, variables), **boundary}
     session = ask("mount", {"roots": [real(root) for root in roots or (".",)]})
     return Try(session, answer).go(params, read_stdin=script != "-")
 
