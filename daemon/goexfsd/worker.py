@@ -40,7 +40,6 @@ from goexfsd import kernel
 PRELOAD = [
     "encodings.idna",
     "goexfsd.probe",
-    "goexfsd.rulebook",
     "goexfsd.view.worker",
     "goexfsd.commit.jobs",
     "goexfsd.layer.jobs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -66,6 +67,17 @@ def test_credentials_of_an_ordinary_owner() -> None:
     assert {message[key][0] for key in ("CapEff", "CapPrm", "CapBnd")} == {"0" * 16}
     assert message["NoNewPrivs"] == ["1"]
     assert message["bytes"] == b"\xff"
+
+
+def test_a_worker_is_nobody_elses_child() -> None:
+    """multiprocessing polls all that it knows at each start, in whatever thread that is: it
+    would read the sentinel of a worker that another thread is closing."""
+
+    async def main() -> None:
+        async with open_channel(context(), status, WorkerSpec(USER, (), {})) as channel:
+            assert channel.process not in multiprocessing.active_children()
+
+    trio.run(main)
 
 
 def test_the_way_back_is_closed() -> None:
