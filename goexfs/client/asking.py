@@ -20,6 +20,7 @@ from goexfs.protocol import (
     Diff,
     Model,
     Mount,
+    Policy,
     Reply,
     Run,
     RunResult,
@@ -113,6 +114,8 @@ def run(
     timeout: float | None,
     env: Mapping[str, str] | None,
     label: str | None,
+    policy: str | None,
+    rules: Mapping[str, Any] | None,
     *,
     stream: bool,
     stdin: bool,
@@ -125,9 +128,15 @@ def run(
         timeout=timeout,
         env=dict(env or {}),
         label=label,
+        policy=policy,
+        rules=rules,
         stream=stream,
         stdin=stdin,
     )
+
+
+def policy(session: Session, name: str | None, rules: Mapping[str, Any] | None) -> Policy:
+    return build(Policy, run=build(Run, **where(session), policy=name, rules=rules))
 
 
 def diff(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -35,6 +35,7 @@ from goexfs.protocol import (
     OutputResult,
     Ping,
     PingResult,
+    PolicyResult,
     ProgressEvent,
     Reply,
     Rewind,
@@ -185,10 +186,13 @@ class TrioClient:
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
         label: str | None = None,
+        policy: str | None = None,
+        rules: Mapping[str, Any] | None = None,
         on_output: OnOutput | None = None,
     ) -> RunResult:
         """Run a command, or a script's text with ``command`` as its arguments; ``timeout`` in s.
 
+        ``policy`` names one, ``rules`` are this run's own word on top of it (``protocol.Rules``).
         With ``on_output`` the output is streamed to it; without, it is in the result.  A script
         that fails is no exception: look at ``status``.  Cancelled: the script is killed, and
         gone before this returns.
@@ -201,6 +205,8 @@ class TrioClient:
             timeout,
             env,
             label,
+            policy,
+            rules,
             stream=on_output is not None,
             stdin=stdin is not None,
         )
@@ -250,6 +256,16 @@ class TrioClient:
 
     async def log(self, session: Session = None) -> LogResult:
         return await self._ask(asking.build(Log, **asking.where(session)), LogResult)
+
+    async def policy(
+        self,
+        name: str | None = None,
+        *,
+        session: Session = None,
+        rules: Mapping[str, Any] | None = None,
+    ) -> PolicyResult:
+        """What a run with these would be held to, and why."""
+        return await self._ask(asking.policy(session, name, rules), PolicyResult)
 
     async def output(self, step: int, *, session: Session = None) -> OutputResult:
         """The kept output of a step."""

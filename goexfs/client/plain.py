@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from goexfs.client import asking
 from goexfs.client.asking import Feed, Path, Session
@@ -29,6 +29,7 @@ from goexfs.protocol import (
     OutputResult,
     Ping,
     PingResult,
+    PolicyResult,
     ProgressEvent,
     Reply,
     Rewind,
@@ -100,10 +101,13 @@ class Client:
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
         label: str | None = None,
+        policy: str | None = None,
+        rules: Mapping[str, Any] | None = None,
         on_output: OnOutput | None = None,
     ) -> RunResult:
         """Run a command, or a script's text with ``command`` as its arguments; ``timeout`` in s.
 
+        ``policy`` names one, ``rules`` are this run's own word on top of it (``protocol.Rules``).
         With ``on_output`` the output is streamed to it; without, it is in the result.  A script
         that fails is no exception: look at ``status``.  If ``on_output`` raises, or Ctrl-C does,
         the script is killed, and gone before this returns.
@@ -116,6 +120,8 @@ class Client:
             timeout,
             env,
             label,
+            policy,
+            rules,
             stream=on_output is not None,
             stdin=stdin is not None,
         )
@@ -159,6 +165,16 @@ class Client:
 
     def log(self, session: Session = None) -> LogResult:
         return self._ask(asking.build(Log, **asking.where(session)), LogResult)
+
+    def policy(
+        self,
+        name: str | None = None,
+        *,
+        session: Session = None,
+        rules: Mapping[str, Any] | None = None,
+    ) -> PolicyResult:
+        """What a run with these would be held to, and why."""
+        return self._ask(asking.policy(session, name, rules), PolicyResult)
 
     def output(self, step: int, *, session: Session = None) -> OutputResult:
         """The kept output of a step."""
