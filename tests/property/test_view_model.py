@@ -307,7 +307,7 @@ UIDS = (0, 21001)
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(st.lists(ops, max_size=40))
+@given(steps=st.lists(ops, max_size=40))
 def test_view_equals_a_plain_directory(arena: Path, steps: list[Any], uid: int) -> None:
     run(arena, steps, uid)
 

@@ -262,3 +262,32 @@ def test_many_processes_in_one_directory(
         assert [process.wait(60) for process in running] == [0] * processes
         assert (view.top / "empty" / "log").stat().st_size == 60 * processes
         assert len(os.listdir(view.top / "empty")) == 30 * processes + 1
+
+
+def test_killed_clients_do_not_stop_the_view(arena: Path, btrfs_image: Path, tree: Path) -> None:
+    code = (
+        "import os\nwhile True:\n"
+        "  try:\n"
+        "    fd = os.open('x', os.O_CREAT | os.O_RDWR); os.pwrite(fd, b'x' * 9000, 0)\n"
+        "    os.fsync(fd); os.close(fd); os.listdir('.'); os.unlink('x')\n"
+        "  except OSError: pass\n"
+    )
+    with mounted(arena, [tree], btrfs_image) as view:
+        for _ in range(15):
+            running = [
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-c",
+                        f"try:\n  while 1:\n   exec({code!r})\nexcept OSError: 0",
+                    ],
+                    cwd=view.top,
+                )
+                for _ in range(4)
+            ]
+            time.sleep(0.15)
+            for process in running:
+                process.kill()
+                process.wait()
+            assert view.command("stats")["ok"]
+        assert view.command("stats")["open_files"] == 0

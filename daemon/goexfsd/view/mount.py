@@ -19,7 +19,7 @@ def mount(spec: WorkerSpec) -> int:
     """Mount the view of a session; returns the descriptor that its requests come from."""
     options = spec.options
     try:
-        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Unsupported(
             f"/dev/fuse cannot be opened: {error.strerror}",

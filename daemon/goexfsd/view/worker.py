@@ -96,12 +96,26 @@ class Commands:
 
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pyfuse3.main)
+            nursery.start_soon(self._answer_kernel)
             await trio.lowlevel.checkpoint()
             self.worker.send({"event": "ready"})
             await self._obey()
             nursery.cancel_scope.cancel()
         self.view.tree.layer.sync_records()
+
+    async def _answer_kernel(self) -> None:
+        while await self._answer_for_a_while():
+            pass
+
+    async def _answer_for_a_while(self) -> bool:
+        """Serve requests; True if a request was taken back (its process was killed) just
+        before it was read.  Then the read, which must not block, fails, and main with it."""
+        taken_back = False
+        try:
+            await pyfuse3.main()
+        except* BlockingIOError:
+            taken_back = True
+        return taken_back
 
     async def _obey(self) -> None:
         """Take commands until ``stop`` or the end of the pipe."""
