@@ -40,6 +40,7 @@ from goexfsd import kernel
 PRELOAD = [
     "encodings.idna",
     "goexfsd.probe",
+    "goexfsd.rulebook",
     "goexfsd.view.worker",
     "goexfsd.commit.jobs",
     "goexfsd.layer.jobs",
