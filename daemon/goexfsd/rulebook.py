@@ -126,9 +126,10 @@ def _open(opening: Any, path: str) -> int | None:
 
 
 def _read(fd: int, path: str) -> bytes:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Usage(f"the policy {display(path)} is not a plain file")
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Usage(f"the policy {display(path)} is not a plain file")
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
         raise Usage(f"the policy {display(path)} is larger than {_MOST_BYTES // 1024} KiB")

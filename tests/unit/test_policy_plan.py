@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from goexfs.errors import Denied, NotExecutable, Usage
 from goexfsd.sandbox import Job, Launch, Machine, Policy, View, plan
+from goexfsd.sandbox.explain import tell
 from goexfsd.sandbox.look import Found, Mask
 from goexfsd.sandbox.plan import Argument, Data, arguments
 
@@ -253,3 +254,42 @@ def test_policies_refuse_what_they_do_not_know() -> None:
         Policy(memory_bytes=1)
     with pytest.raises(ValidationError):
         Policy().network = "host"
+
+
+def test_what_is_read_only_in_a_view_and_what_cannot_be_renamed() -> None:
+    found = Found(
+        masks=(Mask("/home/ada/project/a/key", directory=False, in_view=True),),
+        pins=(("/v/a", "/home/ada/project/a"),),
+        read_only=(("/v/.git/hooks", "/home/ada/project/.git/hooks"),),
+    )
+    options = shown(launch("true"), found)
+    order = [
+        follows(options, "--bind", "/run/goexfs/views/s/mnt"),
+        follows(options, "--bind", "/v/a", "/home/ada/project/a"),
+        follows(options, "--ro-bind", "/v/.git/hooks", "/home/ada/project/.git/hooks"),
+        follows(options, Data(b""), "/home/ada/project/a/key"),
+    ]
+    assert order == sorted(order)
+
+
+def test_what_is_read_besides_may_lie_in_a_home_that_is_not_shown() -> None:
+    options = shown(launch("true", policy={"read": ("~/reference",), "home": False}))
+    assert follows(options, "--tmpfs", "/home/ada") < follows(
+        options, "--ro-bind-try", "/home/ada/reference", "/home/ada/reference"
+    )
+
+
+def test_explained() -> None:
+    made = launch("cat", "x", env={"LANG": "C"}, policy={"memory_bytes": 1 << 30})
+    found = Found(own_home=True, masks=(Mask("/home/ada/.ssh", directory=True, in_view=False),))
+    told = tell(made, found)
+    assert told.environment["LANG"] == "C"
+    assert told.environment["USER"] == "ada"
+    assert told.cgroup == {"memory": str(1 << 30), "pids": "512", "unenforced": "refuse"}
+    assert told.hidden == ["/home/ada/.ssh"]
+    assert told.argv[-2:] == ["cat", "x"]
+    assert "--setenv" not in told.argv
+    assert "{args}" not in told.argv
+    assert "<0 bytes>" not in told.argv
+    assert "io_uring_setup" in told.absent
+    assert "mount" in told.refused

@@ -41,7 +41,8 @@ def _without_environment(options: list[Argument]) -> tuple[list[str], dict[str, 
     rest = iter(options)
     for option in rest:
         if option == "--setenv":
-            environment[_word(next(rest))] = _word(next(rest))
+            name = _word(next(rest))
+            environment[name] = _word(next(rest))
         else:
             words.append(_word(option))
     return words, environment

@@ -4,7 +4,8 @@ What must be looked at for each run (which secrets a home holds, say) is describ
 ``Search`` and carried out by ``look``; ``arguments`` puts both together.
 
 Later mounts cover earlier ones, so the order is: system, private places, home, what is to be
-read besides, masks, the views, what is read-only in them, masks inside them, goexfs's own directories.
+read besides, masks, the views, what is read-only in them, masks inside them, goexfs's own
+directories.
 """
 
 from __future__ import annotations
