@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import trio
-from confined import LOWERED, USER, Box
 
+from confined import LOWERED, USER, Box
 from goexfsd import sandbox
 
 pytestmark = pytest.mark.root

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from confined import LOWERED, Box
 
+from confined import LOWERED, Box
 from goexfsd import sandbox
 
 pytestmark = pytest.mark.root
