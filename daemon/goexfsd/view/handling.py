@@ -20,7 +20,8 @@ import trio
 from goexfsd.layer import copyup
 from goexfsd.layer.writer import Layer
 from goexfsd.view.attributes import Attributes
-from goexfsd.view.changer import BigCopy, Changer
+from goexfsd.view.changer import Changer
+from goexfsd.view.copier import BigCopy
 from goexfsd.view.node import Aside, Node
 from goexfsd.view.rewind import Asked, switch
 from goexfsd.view.tree import Tree

@@ -23,7 +23,8 @@ import pyfuse3
 from goexfsd.layer.writer import Layer
 from goexfsd.view.attributes import LIVE
 from goexfsd.view.node import TOP, Node
-from goexfsd.view.tree import DIRECTORY, Tree
+from goexfsd.view.places import DIRECTORY
+from goexfsd.view.tree import Tree
 
 _NOTIFY = struct.Struct("<IiQ")
 _INC_EPOCH = 8  # FUSE_NOTIFY_INC_EPOCH, Linux 6.16
