@@ -13,6 +13,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from goexfs.errors import Usage
+from goexfs.names import display
+from goexfs.protocol import Kind
+from goexfsd.warn.globs import check
+from goexfsd.warn.rules import CODES
 
 DEFAULT_CONFIG = Path("/etc/goexfs/goexfsd.toml")
 
@@ -50,6 +54,45 @@ class LimitsConfig(_Part):
     sessions_per_user: int = Field(default=64, ge=1)
 
 
+class WarningRule(_Part):
+    """A review warning of your own by path, besides those of docs/warnings.md."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")
+    patterns: tuple[str, ...] = Field(min_length=1, max_length=256)
+    kinds: tuple[Kind, ...] = ("created", "modified", "renamed", "retyped", "metadata")
+    message: str = Field(min_length=1, max_length=200)
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, value: str) -> str:
+        if value in CODES:
+            raise ValueError(f"{value} is a warning of goexfs's own; choose another name")
+        return value
+
+    @field_validator("message")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if display(value) != value:
+            raise ValueError("must be plain text, without control characters and backslashes")
+        return value
+
+    @field_validator("patterns")
+    @classmethod
+    def _usable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            check(pattern)
+        return value
+
+    def keywords(self) -> dict[str, Any]:
+        """As ``goexfsd.warn.rules.Rule`` takes them."""
+        return {
+            "code": self.name,
+            "says": self.message,
+            "patterns": self.patterns,
+            "kinds": frozenset(self.kinds),
+        }
+
+
 class ViewConfig(_Part):
     """Mount options of the view.  ``suid``/``dev`` and no squashing are for conformance runs."""
 
@@ -69,6 +112,8 @@ class Config(_Part):
     view: ViewConfig = ViewConfig()
     network: Literal["none", "host"] = "none"
     """What a script gets where neither its policy nor its run says."""
+    warnings: tuple[WarningRule, ...] = ()
+    """Further review warnings."""
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -77,6 +122,14 @@ class Config(_Part):
     def _store_path(cls, value: Any) -> Any:
         """``store = "/some/btrfs/dir"`` is short for ``[store] directory = ...``."""
         return {"directory": value} if isinstance(value, str) else value
+
+    @field_validator("warnings")
+    @classmethod
+    def _once(cls, value: tuple[WarningRule, ...]) -> tuple[WarningRule, ...]:
+        names = [rule.name for rule in value]
+        if len(set(names)) < len(names):
+            raise ValueError("each warning needs a name of its own; one may have many patterns")
+        return value
 
     @field_validator("state_dir", "runtime_dir")
     @classmethod

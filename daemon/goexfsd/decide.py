@@ -20,6 +20,8 @@ import structlog
 import trio
 
 from goexfs.errors import CommitFailed, GoexfsError, InvalidState, from_wire
+from goexfs.names import display
+from goexfs.names import from_wire as path_from_wire
 from goexfs.protocol import CommitResult, ConflictInfo, Loss, Summary
 from goexfsd.catalog import CommitRow
 from goexfsd.channel import Channel
@@ -96,6 +98,7 @@ async def commit(
         async with locks.exclusive(row.roots):
             session.enter("commit")
             try:
+                warnings = await _review(session, row, paths)
                 result = await _run(session, row, paths, listen)
             except BaseException:
                 if not session.house.catalog.commits(session=session.id, state="intent"):
@@ -105,7 +108,27 @@ async def commit(
                 session.enter("applied", ended=time.time(), why="committed")
             else:
                 session.enter("kept")
-            return result
+            return result.model_copy(update={"warnings": warnings})
+
+
+async def _review(session: Session, row: CommitRow, paths: list[tuple[int, bytes]]) -> list[str]:
+    """The warnings of what is to be committed, with the names that they are about."""
+    found: list[str] = []
+
+    async def listen(message: dict[str, Any]) -> None:
+        if message["event"] == "changes":
+            for change in message["changes"]:
+                shown = display(path_from_wire(change["path"]))
+                if len(session.row.roots) > 1:
+                    shown = f"{change['root']}/{shown}"
+                for warning in change["warnings"]:
+                    code, _, sentence = warning.partition(": ")
+                    found.append(f"{code}: {shown}: {sentence}")
+        elif message["event"] == "done":
+            found[:0] = message["warnings"]
+
+    await session.changes(None, row.source, paths=paths, listing="flagged", listen=listen)
+    return found
 
 
 async def _check_reviewed(session: Session, reviewed: int | None) -> None:

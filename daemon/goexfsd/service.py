@@ -221,9 +221,16 @@ class Service:
         store, catalog = self.house.store, self.house.catalog
         if session.hold is not None:
             await session.view().flush()
+        warnings: list[str] = []
+
+        async def listen(message: dict[str, Any]) -> None:
+            if message["event"] == "done":
+                warnings.extend(message["warnings"] + message["counts"])
+
         return p.StatusResult(
             session=session.info(),
-            summary=await session.changes(None, None),
+            summary=await session.changes(None, None, listen=listen),
+            warnings=warnings,
             checkpoints=len(catalog.checkpoints(session.id)),
             steps=len(catalog.steps(session.id)),
             layer_bytes=await trio.to_thread.run_sync(store.layer_bytes, session.id),
@@ -287,6 +294,7 @@ class Service:
         if after is None and session.hold is not None:
             await session.view().flush()
         changes: list[dict[str, Any]] = []
+        warnings: list[str] = []
 
         async def listen(message: dict[str, Any]) -> None:
             if message["event"] == "changes":
@@ -295,6 +303,8 @@ class Service:
                 await call.emit_bytes("chunk", message["data"])
             elif message["event"] == "progress":
                 await _progress(call, message)
+            elif message["event"] == "done":
+                warnings.extend(message["warnings"])
 
         paths = [session.locate(os.fsdecode(self._path(x)), request.cwd) for x in request.paths]
         summary = await session.changes(
@@ -303,6 +313,7 @@ class Service:
             paths=paths,
             patch=request.patch,
             binary=request.binary,
+            listing="all",
             listen=listen,
         )
         return p.DiffResult.model_validate(
@@ -312,6 +323,7 @@ class Service:
                 "to": after,
                 "changes": changes,
                 "summary": summary,
+                "warnings": warnings,
             }
         )
 

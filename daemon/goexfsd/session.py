@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 import trio
@@ -308,23 +308,32 @@ class Session:
         paths: list[tuple[int, bytes]] | None = None,
         patch: bool = False,
         binary: bool = True,
+        listing: Literal["all", "flagged", "none"] = "none",
         listen: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
     ) -> Summary:
-        """Run the change job; its ``changes``, ``chunk`` and ``progress`` messages go to listen.
+        """Run the change job; all its messages go to listen, ``done`` with the warnings too.
 
         ``before`` is a checkpoint, None for the base; ``after`` a checkpoint, None for the live
-        layer.  Returns how many changes of each kind there are.
+        layer.  Returns how many changes of each kind there are.  Where nobody listens, nothing
+        is looked at for warnings.
         """
         layers = {"to": self.side(after)}
         if before is not None:
             layers["from"] = self.side(before)
-        options = {"paths": list(paths or ()), "patch": patch, "binary": binary}
+        options = {
+            "paths": list(paths or ()),
+            "patch": patch,
+            "binary": binary,
+            "list": listing,
+            "review": listen is not None,
+            "rules": [rule.keywords() for rule in self.house.config.warnings],
+        }
         async with self.job(layer_jobs.changes, layers, options) as channel:
             while (message := await channel.receive()) is not None:
-                if message["event"] == "done":
-                    return Summary.model_validate(message["summary"])
                 if listen is not None:
                     await listen(message)
+                if message["event"] == "done":
+                    return Summary.model_validate(message["summary"])
         raise ViewFailed("the worker that reads the changes ended early")
 
     # -- words -------------------------------------------------------------------------------

@@ -7,14 +7,19 @@ the base alone, without ``to`` too) with the owner's rights, and sends, in this 
     {"event": "changes", "changes": [...]}               as goexfs.protocol.Change, in batches
     {"event": "chunk", "data": bytes}                    the patch, if options["patch"];
                                                          for reading, without options["binary"]
-    {"event": "done", "summary": {kind: count}}
+    {"event": "done", "summary": {kind: count}, "warnings": [...], "counts": [...]}
 
 ``options["paths"]``: pairs of root index and path (bytes, or text in wire form); only changes at
-or below one of them, at either end of a rename, are sent.  It knows nothing of sessions.
+or below one of them, at either end of a rename, are sent.  ``options["list"]``: "all" (the
+default), "flagged" (only changes that have warnings) or "none".  ``options["review"]``: whether
+to look for warnings (the default); ``options["rules"]``: further rules, as keywords of
+``goexfsd.warn.rules.Rule``.  A patch begins with the warnings, in lines that ``git apply`` and
+``patch`` pass over.  It knows nothing of sessions.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import time
@@ -23,8 +28,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from goexfs import names
-from goexfsd.layer.changes import Change, Difference, Root, differences, open_views
+from goexfsd.layer.changes import Change, Difference, Root, Views, differences, open_views
+from goexfsd.layer.evidence import Evidence
 from goexfsd.layer.patch import patch
+from goexfsd.warn.review import Review
+from goexfsd.warn.rules import Rule
 
 BATCH = 1000
 PIECE = 256 * 1024
@@ -33,9 +41,14 @@ _PROGRESS_SECONDS = 0.2
 Selection = tuple[int, bytes]
 
 
+class PlacedRoot(Root, Protocol):
+    @property
+    def path(self) -> str: ...
+
+
 class Spec(Protocol):
     @property
-    def roots(self) -> Sequence[Root]: ...
+    def roots(self) -> Sequence[PlacedRoot]: ...
 
     @property
     def options(self) -> dict[str, Any]: ...
@@ -65,15 +78,77 @@ def changes(worker: Worker) -> None:
     with open_views(old, new, roots, worker.root_fds, progress=tell.progress) as views:
         wanted = [_selection(each) for each in spec.options.get("paths") or ()]
         found = select(differences(views, progress=tell.progress), wanted)
+        review = _Reviewed(found, views, spec)
         root_names = {root.index: root.name for root in roots}
-        for at in range(0, len(found), BATCH):
-            batch = [wire(each.change, root_names) for each in found[at : at + BATCH]]
-            worker.send({"event": "changes", "changes": batch})
+        for batch in review.batches(spec.options.get("list", "all")):
+            told = [wire(each.change, root_names, warnings) for each, warnings in batch]
+            worker.send({"event": "changes", "changes": told})
         if spec.options.get("patch"):
             binary = bool(spec.options.get("binary", True))
-            for piece in _gathered(patch(views, found, binary=binary)):
+            pieces = itertools.chain(review.head(), patch(views, found, binary=binary))
+            for piece in _gathered(pieces):
                 worker.send({"event": "chunk", "data": piece})
-    worker.send({"event": "done", "summary": dict(Counter(d.change.kind for d in found))})
+    summary = dict(Counter(d.change.kind for d in found))
+    worker.send({"event": "done", "summary": summary, **review.result()})
+
+
+class _Reviewed:
+    """The differences with their warnings, looked for as they are asked for."""
+
+    def __init__(self, found: Sequence[Difference], views: Sequence[Views], spec: Spec) -> None:
+        self._found = found
+        self._views = {pair.new.root_index: pair for pair in views}
+        self._names = {root.index: root.name for root in spec.roots}
+        self._flagged: list[tuple[Change, list[str]]] = []
+        self._review: Review | None = None
+        self._root = os.geteuid() == 0
+        if spec.options.get("review", True):
+            places = {root.index: os.fsencode(root.path) for root in spec.roots}
+            rules = [Rule(**each) for each in spec.options.get("rules") or ()]
+            self._review = Review((each.change for each in found), places, rules)
+
+    def batches(self, wanted: str) -> Iterator[list[tuple[Difference, list[str]]]]:
+        """The changes that are wanted, with their warnings; everything is looked at in any case."""
+        batch: list[tuple[Difference, list[str]]] = []
+        for each in self._found:
+            warnings = self._warnings(each)
+            if wanted == "all" or (wanted == "flagged" and warnings):
+                batch.append((each, warnings))
+                if len(batch) == BATCH:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _warnings(self, difference: Difference) -> list[str]:
+        if self._review is None:
+            return []
+        change = difference.change
+        warnings = self._review.of(
+            change, Evidence(self._views[change.root], difference, self._root)
+        )
+        if warnings:
+            self._flagged.append((change, warnings))
+        return warnings
+
+    def head(self) -> Iterator[bytes]:
+        """The warnings as a patch has them: above everything, in lines of their own."""
+        for warning in self._whole():
+            yield b"# goexfs: warning: %s\n" % warning.encode()
+        for change, warnings in self._flagged:
+            shown = names.display(change.path or b".")
+            if len(self._names) > 1:
+                shown = f"{self._names[change.root]}/{shown}"
+            for warning in warnings:
+                yield f"# goexfs: warning: {shown}: {warning}\n".encode("utf-8", "replace")
+
+    def _whole(self) -> list[str]:
+        return [] if self._review is None else self._review.whole(self._names)
+
+    def result(self) -> dict[str, list[str]]:
+        """Warnings of all changes together, and how many changes have which."""
+        counts = [] if self._review is None else self._review.counts()
+        return {"warnings": self._whole(), "counts": counts}
 
 
 class _Teller:
@@ -128,7 +203,9 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-def wire(change: Change, root_names: dict[int, str]) -> dict[str, Any]:
+def wire(
+    change: Change, root_names: dict[int, str], warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """A change as ``goexfs.protocol.Change`` has it."""
     now, was = change.st, change.old_st
     if now is None:  # a deletion: what it was
@@ -146,7 +223,7 @@ def wire(change: Change, root_names: dict[int, str]) -> dict[str, Any]:
         "size": _size(now),
         "old_size": _size(was),
         "links": change.links,
-        "warnings": [],
+        "warnings": list(warnings),
     }
 
 
