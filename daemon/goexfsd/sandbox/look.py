@@ -107,10 +107,11 @@ class _Eyes:
         masks = {mask.path: mask for mask in self._masks()}
         fixed = tuple(sorted(set(self._below_views(self.search.read_only)), key=_by_dest))
         inner = [mask.path for mask in masks.values() if mask.in_view]
+        covered = [mask.path for mask in masks.values() if mask.directory]
         return Found(
             own_home=self.own_home,
             masks=tuple(masks[path] for path in sorted(masks)),
-            sockets=tuple(self._sockets(listening)),
+            sockets=tuple(self._sockets(listening, covered)),
             walls=tuple(dict.fromkeys(self._walls())),
             pins=tuple(self._pins([*inner, *(dest for _, dest in fixed)])),
             read_only=fixed,
@@ -180,13 +181,16 @@ class _Eyes:
         holding = [view for view in self.search.views if beneath(path, view[1])]
         return max(holding, key=lambda view: len(view[1]), default=None)
 
-    def _sockets(self, listening: list[str]) -> Iterator[str]:
+    def _sockets(self, listening: list[str], covered: list[str]) -> Iterator[str]:
+        """Those in sight.  In a directory that is made empty, not even their names are."""
         count = 0
         for path in listening:
             real = os.path.realpath(path)
             if self._view(real) or not any(beneath(real, shown) for shown in self.visible):
                 continue
-            if not Path(real).exists():
+            if any(beneath(real, directory) for directory in covered):
+                continue
+            if not os.path.exists(real):  # noqa: PTH110  (Path's raises where one may not look)
                 continue
             count += 1
             if count > _MOST_SOCKETS:
