@@ -15,18 +15,24 @@ def ask(method: str, params: Message, on_event: OnEvent | None = None) -> Messag
 
 
 def path(name: str) -> str:
-    """The wire form of a path."""
+    """The wire form of a path: of its bytes, whatever the locale makes of them."""
+    data = os.fsencode(name)
     try:
-        name.encode()
-    except UnicodeEncodeError:
+        found = data.decode("utf-8")
+    except UnicodeDecodeError:
         pass
     else:
-        if not name.startswith("base64:"):
-            return name
+        if not found.startswith("base64:"):
+            return found
     # Not UTF-8: rare, and the only reason to load names here.
     from goexfs.names import to_wire
 
-    return to_wire(os.fsencode(name))
+    return to_wire(data)
+
+
+def remark(text: str | None) -> str | None:
+    """Words of the caller's that are only ever shown: what is not UTF-8 in them is replaced."""
+    return None if text is None else os.fsencode(text).decode("utf-8", "replace")
 
 
 def here() -> str | None:

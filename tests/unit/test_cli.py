@@ -243,6 +243,25 @@ def test_paths_of_any_bytes(daemon: Scripted, tmp_path: Path) -> None:
     assert sent["cwd"].startswith("base64:")
 
 
+def test_words_that_are_only_shown_may_be_anything(daemon: Scripted) -> None:
+    def say(*argv: bytes, **env: str) -> None:
+        subprocess.run(
+            [BIN / "goexfs", *argv],
+            env={**os.environ, "GOEXFS_SOCKET": daemon.path, **env},
+            capture_output=True,
+            check=True,
+        )
+
+    say(b"commit", b"-m", b"gr\xfc\xdfe")
+    assert daemon.params("commit")["message"] == "gr\ufffd\ufffde"
+    say(b"checkpoint", b"\xff")
+    assert daemon.params("checkpoint")["label"] == "\ufffd"
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    say(b"commit", b"-m", "Grüße".encode(), "ö".encode(), **bare)
+    assert daemon.params("commit")["message"] == "Grüße"
+    assert daemon.params("commit")["paths"] == ["ö"]
+
+
 def test_mount_names_real_directories(daemon: Scripted, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -368,7 +387,6 @@ def test_name_status(daemon: Scripted) -> None:
         "A  dir/",
         "M  m  (mode 0644 -> 0755)",
         "R  a -> b",
-        "   ! runs later",
         "T  link  (file -> symlink)",
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from goexfs.cli.asking import ask, where
+from goexfs.cli.asking import ask, remark, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
@@ -16,7 +16,7 @@ from goexfs.cli.options import with_json, with_session
 @with_json
 def command(label: str | None, session: str | None) -> None:
     """Remember the view as it is now; every step also ends with a checkpoint of its own."""
-    result = ask("checkpoint", where(session, label=label))
+    result = ask("checkpoint", where(session, label=remark(label)))
     if state().json:
         from goexfs.cli.show import print_json
 

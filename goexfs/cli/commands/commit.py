@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from goexfs.cli.asking import ask, path, where
+from goexfs.cli.asking import ask, path, remark, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
@@ -37,7 +37,7 @@ def command(
     If anything there changed meanwhile, nothing is applied and every conflict is named (exit
     status 3).  A commit of everything ends the session.
     """
-    params = where(session, message=message, checkpoint=checkpoint)
+    params = where(session, message=remark(message), checkpoint=checkpoint)
     if names:
         params["paths"] = [path(name) for name in names]
     result = commit(params, quiet=state().json)
@@ -46,6 +46,7 @@ def command(
 
         print_json(result)
     else:
+        warnings(result)
         report(result)
     return Conflict.exit_status if result.get("conflicts") else 0
 
@@ -64,6 +65,15 @@ def commit(params: Message, quiet: bool) -> Message:
         return ask("commit", params, on_event)
     finally:
         progress.clear()
+
+
+def warnings(result: Message) -> None:
+    """What a reviewer should look at of what was to be committed."""
+    import sys
+
+    from goexfs.cli import show, warned
+
+    warned.on_stderr(warned.plain(result.get("warnings") or (), show.coloured(sys.stderr)))
 
 
 def report(result: Message) -> None:

@@ -131,12 +131,11 @@ def tell_limits(result: Message) -> None:
 def text(value: str, what: str) -> str:
     """The value, if it can go over the wire."""
     try:
-        value.encode()
-    except UnicodeEncodeError:
+        return os.fsencode(value).decode("utf-8")
+    except UnicodeDecodeError:
         raise Usage(
             f"{what} is not UTF-8: {value!r}", hint="put it in a script, and run that"
         ) from None
-    return value
 
 
 def read_script(name: str) -> Message:
