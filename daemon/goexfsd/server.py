@@ -231,7 +231,19 @@ def parse(line: bytes) -> dict[str, Any]:
         raise BadJSON("the line is not JSON", hint="one JSON-RPC 2.0 object a line") from error
     if not isinstance(message, dict):
         raise BadRequest("the line is no JSON-RPC 2.0 request object")
+    if b"\\ud" in line or b"\\uD" in line:  # nothing else makes a lone surrogate
+        _check_unicode(message)
     return message
+
+
+def _check_unicode(message: dict[str, Any]) -> None:
+    try:
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(
+            "a text in the request is not Unicode",
+            hint="names that are not UTF-8 travel as base64: and their bytes in base64",
+        ) from error
 
 
 def validate(message: dict[str, Any]) -> Envelope:

@@ -212,6 +212,22 @@ def test_errors_are_replies(tmp_path: Path) -> None:
     on(tmp_path, test)
 
 
+@pytest.mark.parametrize("text", ['"\\ud800"', '"\\uDCFF"', '{"\\udc80": 1}'])
+def test_text_that_is_not_unicode_is_refused_at_the_door(tmp_path: Path, text: str) -> None:
+    async def test(connect: Callable[[], Awaitable[Client]]) -> None:
+        client = await connect()
+        async with client.stream:
+            await client.send(
+                b'{"jsonrpc":"2.0","id":1,"method":"who","params":{"x":%s}}' % text.encode()
+            )
+            assert (await client.line())["error"]["data"]["code"] == "bad_request"
+            pair = b'{"jsonrpc":"2.0","id":2,"method":"who","params":{"x":"\\ud83d\\ude00"}}'
+            await client.send(pair)
+            assert "result" in await client.line()
+
+    on(tmp_path, test)
+
+
 def test_a_dead_socket_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     with socket.socket(socket.AF_UNIX) as dead:
