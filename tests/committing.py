@@ -6,7 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,24 @@ class Bench:
         os.chown(self.before, self.owner.uid, self.owner.gid)
         spec = self.spec(commit="c-test", paths=list(paths), fault=fault)
         return run(jobs.commit, spec, at_intent)
+
+    def undo(
+        self, name: str, *, undos: Sequence[str] = (), of: Path | None = None, fault: int = 0
+    ) -> Ran:
+        """Take back the commit in ``of`` (else this one's) in a directory ``name`` beside it;
+        ``undos`` are those of the undos since."""
+        bench = self.beside(name)
+        bench.before.mkdir(exist_ok=True)
+        os.chown(bench.before, self.owner.uid, self.owner.gid)
+        layers = {"before": str(bench.before), "undone": str(of or self.before)}
+        for number, each in enumerate(undos):
+            layers[f"undo-{number:06}"] = str(self.before.parent / each)
+        options = {"commit": "c-undo", "fault": fault}
+        return run(jobs.undo, WorkerSpec(self.owner, tuple(self.roots), layers, options))
+
+    def beside(self, name: str) -> Bench:
+        """The same with another commit's directory."""
+        return replace(self, before=self.before.parent / name)
 
     def recover(self, state: str, *, fault: int = 0) -> Ran:
         return run(jobs.recover, self.spec(commit="c-test", state=state, fault=fault))

@@ -95,9 +95,18 @@ class Session:
     @classmethod
     def over(cls, home: Path, build: Callable[[bytes], None]) -> Session:
         """A session over a base that ``build`` fills."""
+        base = os.fsencode(home) + b"/base"
+        os.mkdir(base)
+        build(base)
+        return cls.again(home)
+
+    @classmethod
+    def again(cls, home: Path) -> Session:
+        """A session over the base that is in ``home``; an earlier one's trees are moved aside."""
         self = cls(os.fsencode(home))
-        os.mkdir(self.base)
-        build(self.base)
+        for path in (self.layer, self.grave, self.model):
+            if os.path.lexists(path):
+                os.rename(path, path + b".former")
         for path in (self.layer, self.grave):
             os.mkdir(path)
         for name in (b"upper", b"work", b"index"):

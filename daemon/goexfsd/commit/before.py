@@ -18,7 +18,7 @@ from typing import Any
 from goexfsd import kernel
 from goexfsd.commit import intent
 from goexfsd.commit.base import Base, type_of
-from goexfsd.commit.build import Blueprint, Taken
+from goexfsd.commit.draft import Blueprint, Taken
 from goexfsd.commit.faithful import DATA, Meta, copy_data, read_meta, text
 from goexfsd.commit.faults import fault
 from goexfsd.commit.places import join

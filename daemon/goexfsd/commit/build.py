@@ -15,68 +15,20 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
-from goexfs.errors import Denied, Unsupported
+from goexfs.errors import Unsupported
 from goexfs.names import display
 from goexfsd.commit.base import Base, type_of
-from goexfsd.commit.faithful import proc, read_meta
-from goexfsd.commit.order import Board
+from goexfsd.commit.draft import Blueprint, Draft, Staged, marks_of, on_disk
+from goexfsd.commit.faithful import read_meta
 from goexfsd.commit.places import Place, Places, join, leaf, parent
-from goexfsd.commit.plan import (
-    STAGE_PREFIX,
-    Attrs,
-    Expect,
-    Final,
-    Mark,
-    Node,
-    Op,
-    Plan,
-    RootMark,
-    Slot,
-    loss,
-)
+from goexfsd.commit.plan import Attrs, Final, Mark, Node, Op, Plan, Slot, loss
 from goexfsd.commit.source import Source
 from goexfsd.layer.changes import Change, Root
 from goexfsd.layer.seen import Seen
 
 _CONTENT = frozenset(("content", "target", "device"))
 _ATTRS = frozenset(("mode", "owner", "xattrs", "times"))
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """Something to make in the staging area before the intent."""
-
-    node: int
-    change: Change
-    link_to: int | None = None
-    """A further name of another staged node."""
-    bytes_only: bool = False
-    """Content to be filled into a base inode."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A base entry of which a before-image is needed."""
-
-    root: int
-    path: bytes
-    st: os.stat_result
-    role: str
-    """gone: it leaves its name; filled, attrs: its bytes or attributes are replaced in place."""
-    node: int | None
-
-
-@dataclass(slots=True)
-class Blueprint:
-    """A plan and what has to be prepared for it."""
-
-    plan: Plan
-    staged: list[Staged] = field(default_factory=list)
-    taken: list[Taken] = field(default_factory=list)
-    base_paths: dict[int, bytes] = field(default_factory=dict)
-    """Node -> its path in the base, for those that are in it."""
 
 
 def build(
@@ -94,7 +46,7 @@ def build(
     return _Builder(commit, roots, chosen, places, seen, base, source, partial).build()
 
 
-class _Builder:
+class _Builder(Draft):
     def __init__(
         self,
         commit: str,
@@ -106,36 +58,15 @@ class _Builder:
         source: Source,
         partial: bool,
     ) -> None:
-        self._commit, self._chosen, self._places = commit, chosen, places
-        self._seen, self._base, self._source = seen, base, source
-        self._me = os.geteuid()
+        self._chosen, self._places = chosen, places
+        self._seen, self._source = seen, source
         applied: dict[str, int] = dict(Counter(str(change.kind) for change in chosen))
-        marks = [_mark(root, base.root_fds[root.index]) for root in roots]
-        self._plan = Plan(commit, marks, partial, applied=applied)
-        self._plan.marks = [
-            Mark(c.kind, c.root, c.path, c.old_path, c.type, c.upper_ino) for c in chosen
-        ]
-        self._out = Blueprint(self._plan)
-        self._by_base: dict[Place, Node] = {}
+        plan = Plan(commit, marks_of(roots, base), partial, applied=applied)
+        plan.marks = [Mark(c.kind, c.root, c.path, c.old_path, c.type, c.upper_ino) for c in chosen]
+        super().__init__(plan, roots, base)
+        self._by_base: dict[Place, Node] = {(node.root, b""): node for node in self._tops}
         self._made: dict[Place, Node] = {}
-        self._stage_at: dict[int, int] = {}
-        """Node of a directory -> node of the staging directory made in it."""
-        self._stage_of: dict[int, int] = {}
-        """Node of a directory -> node of the staging directory for things in it."""
-        self._domains: dict[int, tuple[int, int]] = {}
-        self._targets: list[tuple[int, Node, Slot]] = []
-        self._targeted: set[int] = set()
-        self._gone: dict[int, Node] = {}
         self._stirred: set[int] = set()
-        self._attrs: dict[int, int] = {}
-        self._fills: list[Op] = []
-        self._links: list[Op] = []
-        self._counter = 0
-        for root in roots:
-            st = os.fstat(base.root_fds[root.index])
-            node = self._node(root.index, "dir", st)
-            self._by_base[root.index, b""] = node
-            self._out.base_paths[node.id] = b""
 
     def build(self) -> Blueprint:
         self._deletions()
@@ -156,19 +87,6 @@ class _Builder:
         return self._out
 
     # -- nodes ------------------------------------------------------------------------------
-
-    def _node(
-        self, root: int, kind: str, st: os.stat_result | None, slot: Slot | None = None
-    ) -> Node:
-        node = Node(len(self._plan.nodes), root, kind, 0 if st is None else st.st_ino)
-        if st is None:
-            node.new = True
-        else:
-            node.dev = st.st_dev
-        if slot is not None:
-            node.slots.append(slot)
-        self._plan.nodes.append(node)
-        return node
 
     def _base_node(self, root: int, path: bytes, st: os.stat_result | None = None) -> Node:
         """The node of a base entry that exists."""
@@ -192,84 +110,6 @@ class _Builder:
 
     def _target(self, change: Change) -> Slot:
         return self._view_dir(change.root, parent(change.path)).id, leaf(change.path)
-
-    def _place(self, rank: int, node: Node, slot: Slot) -> None:
-        self._targets.append((rank, node, slot))
-        self._targeted.add(node.id)
-
-    # -- staging directories ----------------------------------------------------------------
-
-    def _domain(self, directory: Node) -> tuple[int, int]:
-        """(device, mount): names can be moved only within one."""
-        known = self._domains.get(directory.id)
-        if known is None:
-            if directory.new:
-                known = self._domain(self._plan.nodes[directory.slots[0][0]])
-            else:
-                path = self._out.base_paths[directory.id]
-                st = self._base.lstat(directory.root, path)
-                known = st.st_dev, self._base.extra(directory.root, path)[1]
-            self._domains[directory.id] = known
-        return known
-
-    def _stage(self, directory: Node) -> int:
-        """The staging directory for ``directory``: in the uppermost writable one above it that
-        lies on the same file system and mount."""
-        known = self._stage_of.get(directory.id)
-        if known is None:
-            if directory.new:
-                known = self._stage(self._plan.nodes[directory.slots[0][0]])
-            else:
-                known = self._stage_in(self._stage_home(directory))
-            self._stage_of[directory.id] = known
-        return known
-
-    def _stage_home(self, directory: Node) -> Node:
-        wanted, home = self._domain(directory), None
-        chain = [directory]
-        while chain[-1].slots:
-            chain.append(self._plan.nodes[chain[-1].slots[0][0]])
-        for node in reversed(chain):
-            if self._domain(node) == wanted and self._writable(node):
-                home = node
-                break
-        if home is None:
-            raise self._nowhere(directory)
-        return home
-
-    def _nowhere(self, directory: Node) -> Denied:
-        path = self._out.base_paths[directory.id]
-        name = os.fsencode(self._plan.roots[directory.root].name)
-        shown = display(join(name, path) if path else name)
-        fd = self._base.directory(directory.root, path)
-        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
-            what = f"{shown} is on a read-only file system"
-        else:
-            what = f"no directory on the way to {shown} is writable"
-        return Denied(
-            f"the commit cannot be applied: {what}; nothing was changed",
-            data={"obstacles": [what]},
-        )
-
-    def _stage_in(self, home: Node) -> int:
-        known = self._stage_at.get(home.id)
-        if known is None:
-            node = self._node(
-                home.root, "dir", None, (home.id, STAGE_PREFIX + self._commit.encode())
-            )
-            self._plan.stages.append(node.id)
-            known = self._stage_at[home.id] = self._stage_of[node.id] = node.id
-            self._domains[node.id] = self._domain(home)
-        return known
-
-    def _writable(self, directory: Node) -> bool:
-        path = self._out.base_paths[directory.id]
-        fd = self._base.directory(directory.root, path)
-        return os.access(proc(fd), os.W_OK | os.X_OK)
-
-    def _stage_slot(self, directory: Node, letter: str) -> Slot:
-        self._counter += 1
-        return self._stage(directory), f"{letter}{self._counter}".encode()
 
     # -- changes ----------------------------------------------------------------------------
 
@@ -320,11 +160,8 @@ class _Builder:
         if link_to is not None and self._domain(above) != self._domain_of(link_to):
             self._lose(change, "hard link")
             link_to = None
-        self._out.staged.append(Staged(node.id, change, None if link_to is None else link_to.id))
+        self._stage_one(node, change, None if link_to is None else link_to.id)
         return node
-
-    def _domain_of(self, node: Node) -> tuple[int, int]:
-        return self._domain(self._plan.nodes[node.slots[0][0]])
 
     def _edited_in_place(self, change: Change) -> bool:
         """Whether the session wrote to the base file, and did not put another in its place."""
@@ -435,7 +272,7 @@ class _Builder:
     def _fill(self, change: Change, node: Node) -> None:
         above = self._plan.nodes[node.slots[0][0]]
         staged = self._node(node.root, "file", None, self._stage_slot(above, "f"))
-        self._out.staged.append(Staged(staged.id, change, bytes_only=True))
+        self._stage_one(staged, change, None, bytes_only=True)
         self._fills.append(Op("fill", node.id, other=staged.id))
         self._take(node, "filled")
 
@@ -446,10 +283,22 @@ class _Builder:
         self._plan.attrs.append(Attrs(new, old, times))
         self._take(node, "attrs")
 
-    def _take(self, node: Node, role: str) -> None:
-        path = self._out.base_paths[node.id]
-        st = self._base.lstat(node.root, path)
-        self._out.taken.append(Taken(node.root, path, st, role, node.id))
+    def _stage_one(
+        self, node: Node, change: Change, link_to: int | None, *, bytes_only: bool = False
+    ) -> None:
+        room = 0 if link_to is not None else on_disk(change.st)
+        self._out.staged.append(
+            Staged(
+                node.id,
+                change.root,
+                change.path,
+                change.type,
+                room,
+                change,
+                link_to=link_to,
+                bytes_only=bytes_only,
+            )
+        )
 
     def _lose(self, change: Change, what: str) -> None:
         self._plan.losses.append(loss(change.root, change.path, what))
@@ -469,50 +318,7 @@ class _Builder:
             node = self._base_node(root, path, st)
             if node.id not in self._targeted:
                 self._gone[node.id] = node
-        for node in self._gone.values():
-            self._take(node, "gone")
-            st = self._out.taken[-1].st
-            self._plan.taken[node.root, node.ino] = Expect(st.st_size, st.st_mtime_ns, st.st_mode)
-
-    def _order(self) -> None:
-        arrivals = [(node, slot) for _, node, slot in sorted(self._targets, key=lambda t: t[0])]
-        leaving = []
-        for node in self._gone.values():
-            above = self._plan.nodes[node.slots[0][0]]
-            if above.id not in self._gone:  # else it goes along with its directory
-                leaving.append((node, self._stage_slot(above, "o")))
-        board = Board(self._plan.nodes, self._park)
-        board.arrange([*arrivals, *leaving])
-        attrs = [Op("attrs", node, other=index) for node, index in self._attrs.items()]
-        self._plan.ops = [*self._widen(), *self._links, *self._fills, *board.ops, *attrs]
-
-    def _park(self, node: Node) -> Slot:
-        return self._stage_slot(self._plan.nodes[node.slots[0][0]], "p")
-
-    def _widen(self) -> list[Op]:
-        """Directories of the owner's own that lack the bits for being changed."""
-        if self._me == 0:
-            return []
-        ops = []
-        for node in self._disturbed() + self._movers():
-            st = self._base.lstat(node.root, self._out.base_paths[node.id])
-            if st.st_uid == self._me and st.st_mode & 0o300 != 0o300:
-                ops.append(Op("widen", node.id))
-        return list(dict.fromkeys(ops))
-
-    def _disturbed(self) -> list[Node]:
-        """Base directories in which a name comes or goes (staging directories too)."""
-        ids = {where for node in self._plan.nodes if len(node.slots) > 1 for where, _ in node.slots}
-        ids |= {self._plan.nodes[stage].slots[0][0] for stage in self._plan.stages}
-        return [node for node in map(self._plan.nodes.__getitem__, sorted(ids)) if not node.new]
-
-    def _movers(self) -> list[Node]:
-        """Base directories that get another parent, be it for a moment."""
-        return [
-            node
-            for node in self._plan.nodes
-            if node.type == "dir" and not node.new and len({where for where, _ in node.slots}) > 1
-        ]
+        self._take_gone()
 
     def _finals(self) -> None:
         widened = {op.node for op in self._plan.ops if op.kind == "widen"}
@@ -526,10 +332,9 @@ class _Builder:
             self._final(self._plan.nodes[node_id], node_id in widened, timed.get(node_id))
         entered = {slot[0] for _, _, slot in self._targets}
         for item in self._out.staged:
-            st = item.change.st
-            assert st is not None
+            st = item.content.st
             closed = self._me != 0 and st.st_mode & 0o300 != 0o300
-            if item.change.type == "dir" and (closed or item.node in entered):
+            if item.type == "dir" and (closed or item.node in entered):
                 mode = stat.S_IMODE(st.st_mode) if closed else None
                 times = st.st_atime_ns, st.st_mtime_ns
                 self._plan.finals.append(Final(item.node, mode, *times, None, 0, 0))
@@ -555,7 +360,3 @@ class _Builder:
         old = old_mode, st.st_atime_ns, st.st_mtime_ns
         kept = node.id not in self._gone
         self._plan.finals.append(Final(node.id, mode, atime, mtime, *old, kept=kept))
-
-
-def _mark(root: Root, fd: int) -> RootMark:
-    return RootMark(root.index, root.name, os.fstat(fd).st_ino, os.fstatvfs(fd).f_fsid)

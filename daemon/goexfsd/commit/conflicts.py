@@ -151,7 +151,11 @@ class _Checker:
 
 def differs(origin: Identity, st: os.stat_result, root_dev: int) -> tuple[str, str]:
     """(reason, what happened), or two empty strings if ``st`` is still what the session saw."""
-    now = Identity.of(st, root_dev)
+    return differs_from(origin, Identity.of(st, root_dev))
+
+
+def differs_from(origin: Identity, now: Identity) -> tuple[str, str]:
+    """``differs`` between two identities of one root."""
     if stat.S_IFMT(now.mode) != stat.S_IFMT(origin.mode):
         return "retyped", f"it became a {type_of(now.mode)} in the base"
     if (now.dev, now.ino) != (origin.dev, origin.ino):

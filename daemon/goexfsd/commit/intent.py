@@ -10,7 +10,8 @@ In a commit's directory::
     plan      nodes and operations (``plan.Plan``): the intent; written before the daemon's go
     verdict   written when applying failed for good and the commit is taken back
     applied   written when every operation is done and synced; only tidying is left
-    tidied    written when that is done too, and only the rebase of a part is left
+    tidied    written when that is done too, with what every entry is now, for an undo; only the
+              rebase of a part is left
 """
 
 from __future__ import annotations

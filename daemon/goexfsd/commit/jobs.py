@@ -1,6 +1,6 @@
-"""What a commit worker does: commit, or recover from a commit that was cut off.
+"""What a commit worker does: commit, undo, or recover from one that was cut off.
 
-Both run as the session's owner and speak with the daemon in messages (``worker.send``)::
+All run as the session's owner and speak with the daemon in messages (``worker.send``)::
 
     progress   {stage, done, total}
     conflicts  {conflicts: [ConflictInfo...]}   nothing was touched; the end
@@ -26,20 +26,20 @@ from typing import Any
 from goexfs.errors import CommitFailed, Conflict, Denied, GoexfsError, Limit
 from goexfs.names import display
 from goexfsd import kernel
-from goexfsd.commit import before, conflicts, intent, preflight, rebase, stage
+from goexfsd.commit import before, conflicts, intent, outcome, preflight, rebase, revert, stage
 from goexfsd.commit.apply import Applier, finish, tidy
 from goexfsd.commit.base import Base
-from goexfsd.commit.build import Blueprint, build
-from goexfsd.commit.faithful import text
+from goexfsd.commit.build import build
+from goexfsd.commit.draft import Blueprint, Contents
 from goexfsd.commit.faults import arm, fault
 from goexfsd.commit.ground import Ground, Lost
+from goexfsd.commit.past import Past, Tracer
 from goexfsd.commit.places import Places
 from goexfsd.commit.plan import Plan, parse, path_of
 from goexfsd.commit.select import choose
 from goexfsd.commit.source import Source
 from goexfsd.layer import seen
 from goexfsd.layer.changes import Change, compute
-from goexfsd.layer.origins import Identity
 from goexfsd.worker import Root, Worker, open_root
 
 Progress = Callable[[str, int, int | None], None]
@@ -52,7 +52,20 @@ def commit(worker: Worker) -> None:
     ``live``, a partial commit also takes what it committed out of that layer (``rebase``).
     """
     _begin(worker)
-    run = _Commit(worker)
+    _see_through(worker, _Commit(worker))
+
+
+def undo(worker: Worker) -> None:
+    """Take back the done commit whose records are in layer ``undone``; else as ``commit``.
+
+    Options: ``commit`` (the undo's own id).  Layers ``undo-<n>`` are the undos since, in their
+    order: entries that they brought back are not taken for somebody else's.
+    """
+    _begin(worker)
+    _see_through(worker, _Undo(worker))
+
+
+def _see_through(worker: Worker, run: _Preparation) -> None:
     try:
         plan = run.prepare()
     finally:
@@ -107,75 +120,51 @@ def _progress(worker: Worker) -> Progress:
     return tell
 
 
-class _Commit:
-    """The way to the intent."""
+class _Preparation:
+    """The way to the intent, for a commit or an undo."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._roots = worker.spec.roots
-        self._source_fd = worker.layer_fds["source"]
         self._before_fd = worker.layer_fds["before"]
         self._base = Base(worker.root_fds)
         self._progress = _progress(worker)
-        self._seen = seen.read(self._source_fd, [root.index for root in self._roots])
-        self._changes: list[Change] = []
-        self._source: Source | None = None
         self._ground: Ground | None = None
 
     def close(self) -> None:
         self._base.close()
-        if self._source is not None:
-            self._source.close()
         if self._ground is not None:
             self._ground.close()
 
     def prepare(self) -> Plan | None:
-        """Everything up to the intent; None if the commit ends before it."""
-        self._changes = compute(
-            self._source_fd, self._roots, self._worker.root_fds, progress=self._progress
-        )
-        places = Places(self._changes)
-        chosen = choose(self._changes, self._worker.spec.options["paths"], places)
-        if not chosen:
-            self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
-            return None
-        if self._conflicts(chosen, places):
-            return None
-        self._source = Source(self._source_fd, self._roots, self._changes, self._seen)
-        blueprint = build(
-            self._worker.spec.options["commit"],
-            self._roots,
-            chosen,
-            places,
-            self._seen,
-            self._base,
-            self._source,
-            partial=len(chosen) < len(self._changes),
-        )
-        preflight.check(blueprint, self._base, self._before_fd)
-        return self._stage(blueprint, chosen, places)
+        """Everything up to the intent; None if it ends before."""
+        raise NotImplementedError
 
-    def _conflicts(self, chosen: list[Change], places: Places) -> bool:
-        found = conflicts.check(chosen, places, self._seen, self._base)
+    def _check(self) -> list[conflicts.Conflict]:
+        raise NotImplementedError
+
+    def _conflicts(self) -> bool:
+        """Whether there are any; they are told."""
+        found = self._check()
         if found:
             names = [root.name for root in self._roots]
             wire = [conflict.to_wire(names) for conflict in found]
             self._worker.send({"event": "conflicts", "conflicts": wire})
         return bool(found)
 
-    def _stage(self, blueprint: Blueprint, chosen: list[Change], places: Places) -> Plan | None:
-        assert self._source is not None
+    def _stage(self, blueprint: Blueprint, source: Contents) -> Plan | None:
         plan = blueprint.plan
+        preflight.check(blueprint, self._base, self._before_fd)
         self._ground = Ground(plan.nodes, self._worker.root_fds)
         try:
             before.save(blueprint, self._base, self._before_fd, self._progress)
             stage.stage(
-                blueprint, self._ground, self._base, self._source, self._before_fd, self._progress
+                blueprint, self._ground, self._base, source, self._before_fd, self._progress
             )
             self._base.close()
             for root, fd in zip(self._roots, self._worker.root_fds, strict=True):
                 _still_there(root, fd)
-            clear = not self._conflicts(chosen, places)
+            clear = not self._conflicts()
             if clear:
                 intent.write(self._before_fd, intent.PLAN, plan.lines())
                 fault("intent.written")
@@ -195,6 +184,71 @@ class _Commit:
 
     def _take_back(self) -> None:
         stage.remove_stages(self._worker.root_fds, self._before_fd, times=True)
+
+
+class _Commit(_Preparation):
+    """From the layer's changes."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker)
+        self._source_fd = worker.layer_fds["source"]
+        self._seen = seen.read(self._source_fd, [root.index for root in self._roots])
+        self._chosen: list[Change] = []
+        self._places = Places(())
+        self._source: Source | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self._source is not None:
+            self._source.close()
+
+    def prepare(self) -> Plan | None:
+        changes = compute(
+            self._source_fd, self._roots, self._worker.root_fds, progress=self._progress
+        )
+        self._places = Places(changes)
+        self._chosen = choose(changes, self._worker.spec.options["paths"], self._places)
+        if not self._chosen:
+            self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
+            return None
+        if self._conflicts():
+            return None
+        self._source = Source(self._source_fd, self._roots, changes, self._seen)
+        blueprint = build(
+            self._worker.spec.options["commit"],
+            self._roots,
+            self._chosen,
+            self._places,
+            self._seen,
+            self._base,
+            self._source,
+            partial=len(self._chosen) < len(changes),
+        )
+        return self._stage(blueprint, self._source)
+
+    def _check(self) -> list[conflicts.Conflict]:
+        return conflicts.check(self._chosen, self._places, self._seen, self._base)
+
+
+class _Undo(_Preparation):
+    """From another commit's plan and before-images."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker)
+        self._past = Past(worker.layer_fds["undone"])
+        later = [label for label in worker.layer_fds if label.startswith("undo-")]
+        self._tracer = Tracer(worker.layer_fds[label] for label in sorted(later))
+
+    def prepare(self) -> Plan | None:
+        _same_roots(self._worker, self._past.plan)
+        if self._conflicts():
+            return None
+        commit = self._worker.spec.options["commit"]
+        blueprint = revert.revert(commit, self._past, self._tracer, self._roots, self._base)
+        return self._stage(blueprint, self._past)
+
+    def _check(self) -> list[conflicts.Conflict]:
+        return revert.check(self._past, self._tracer, self._base)
 
 
 def _still_there(root: Root, fd: int) -> None:
@@ -239,13 +293,13 @@ def _carry_out(worker: Worker, plan: Plan) -> None:
             return
         fault("applied")
         if not intent.exists(before_fd, intent.TIDIED):
-            _tidy(plan, ground, before_fd)
+            _tidy(worker, plan, ground)
     finally:
         ground.close()
     _say_applied(worker, plan)
 
 
-def _tidy(plan: Plan, ground: Ground, before_fd: int) -> None:
+def _tidy(worker: Worker, plan: Plan, ground: Ground) -> None:
     homes = _homes(plan, ground)
     try:
         tidy(plan, ground)
@@ -254,9 +308,15 @@ def _tidy(plan: Plan, ground: Ground, before_fd: int) -> None:
     finally:
         for fd in homes:
             os.close(fd)
-    if plan.partial:
-        # The session lives on, and this worker may be asked again: others' times are theirs now.
-        intent.write(before_fd, intent.TIDIED, [])
+    # From here on others' changes are theirs: what the entries are now is what an undo expects,
+    # and a recovery that is asked again sets no times any more.
+    before_fd = worker.layer_fds["before"]
+    done = intent.read(before_fd, intent.APPLIED) or []
+    base = Base(worker.root_fds)
+    try:
+        intent.write(before_fd, intent.TIDIED, outcome.tidied(plan, base, done))
+    finally:
+        base.close()
 
 
 def _apply(worker: Worker, plan: Plan, ground: Ground) -> bool:
@@ -266,7 +326,7 @@ def _apply(worker: Worker, plan: Plan, ground: Ground) -> bool:
         Applier(plan, ground, before_fd, _progress(worker)).forward()
         stage.sync(plan, ground)
         late = _save_late(plan, ground, before_fd)
-        intent.write(before_fd, intent.APPLIED, [*_results(plan, ground, worker), *late])
+        intent.write(before_fd, intent.APPLIED, [*_results(plan, worker), *late])
     except (OSError, Lost) as error:
         fault("verdict")
         intent.write(before_fd, intent.VERDICT, [{"error": _verdict(error, plan).to_wire()}])
@@ -296,22 +356,12 @@ def _save_late(plan: Plan, ground: Ground, before_fd: int) -> list[dict[str, Any
     return found
 
 
-def _results(plan: Plan, ground: Ground, worker: Worker) -> list[dict[str, Any]]:
-    """What every committed name is now: what a later undo, or commit, will compare with."""
-    lines: list[dict[str, Any]] = [{"losses": plan.losses}]
+def _results(plan: Plan, worker: Worker) -> list[dict[str, Any]]:
     base = Base(worker.root_fds)
     try:
-        for mark in plan.marks:
-            if mark.kind == "deleted":
-                continue
-            st = base.look(mark.root, mark.path)
-            if st is not None:
-                now = Identity.of(st, base.root_devs[mark.root])
-                fields = [getattr(now, name) for name in Identity.__slots__]
-                lines.append({"now": [mark.root, text(mark.path), fields]})
+        return [{"losses": plan.losses}, *outcome.applied(plan, base)]
     finally:
         base.close()
-    return lines
 
 
 def _take_back(worker: Worker, plan: Plan, ground: Ground) -> None:

@@ -29,8 +29,9 @@ from typing import Any, Literal
 from goexfs.errors import StoreFailed
 from goexfs.names import to_wire
 from goexfsd.commit.faithful import Meta, raw, text
+from goexfsd.layer.origins import Identity
 
-VERSION = 1
+VERSION = 2
 STAGE_PREFIX = b".goexfs-stage-"
 """Names with this prefix are never shown in a view."""
 
@@ -52,6 +53,11 @@ class Node:
     """Empty for a root."""
     new: bool = False
     """Not in the base before the commit."""
+    was: Identity | None = None
+    """What a base entry was at planning; what a staged one (no directory) is."""
+    stands: Identity | None = None
+    """In an undo: what the entry was before the commit that is undone.  Whoever expects that
+    may take this node, as it is afterwards, for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A committed change, as rebase and undo need it."""
+    """A committed change, as rebase needs it."""
 
     kind: str
     root: int
@@ -163,7 +169,11 @@ class Plan:
         }
         for node in self.nodes:
             slots = [[where, text(name)] for where, name in node.slots]
-            yield {"node": [node.id, node.root, node.type, node.ino, node.new], "slots": slots}
+            line = {"node": [node.id, node.root, node.type, node.ino, node.new], "slots": slots}
+            for name, identity in (("was", node.was), ("stands", node.stands)):
+                if identity is not None:
+                    line[name] = fields_of(identity)
+            yield line
         for op in self.ops:
             yield {"op": [op.kind, op.node, op.at, op.other, op.other_at]}
         for attrs in self.attrs:
@@ -177,6 +187,11 @@ class Plan:
             yield {"final": asdict(final)}
         for (root, ino), expect in self.taken.items():
             yield {"taken": [root, ino, expect.size, expect.mtime_ns, expect.mode, expect.saved]}
+
+
+def fields_of(identity: Identity) -> list[int]:
+    """An identity for a record; ``Identity(*fields)`` reads it."""
+    return [getattr(identity, name) for name in Identity.__slots__]
 
 
 def path_of(plan: Plan, node: int, *, old: bool = False) -> bytes:
@@ -214,7 +229,11 @@ def _parse_line(plan: Plan, line: dict[str, Any]) -> None:
     if "node" in line:
         node_id, root, kind, ino, new = line["node"]
         slots = [(int(where), raw(name)) for where, name in line["slots"]]
-        plan.nodes.append(Node(node_id, root, kind, ino, slots=slots, new=new))
+        node = Node(node_id, root, kind, ino, slots=slots, new=new)
+        node.was, node.stands = (
+            Identity(*line[name]) if name in line else None for name in ("was", "stands")
+        )
+        plan.nodes.append(node)
     elif "op" in line:
         plan.ops.append(Op(*line["op"]))
     elif "attrs" in line:

@@ -16,7 +16,7 @@ from goexfs.errors import Denied, Limit, Unsupported
 from goexfs.names import display
 from goexfsd import kernel
 from goexfsd.commit.base import Base
-from goexfsd.commit.build import Blueprint
+from goexfsd.commit.draft import Blueprint, on_disk
 from goexfsd.commit.faithful import HANDLE, proc
 from goexfsd.commit.places import parent
 from goexfsd.commit.plan import Node
@@ -130,7 +130,7 @@ def _room(blueprint: Blueprint, base: Base, before_fd: int) -> None:
     for item in blueprint.staged:
         home = _home(blueprint, item.node)
         fd = base.directory(home.root, blueprint.base_paths[home.id])
-        size = _bytes(item.change.st) * (2 if item.bytes_only else 1) if item.link_to is None else 0
+        size = item.room * (2 if item.bytes_only else 1)
         device = os.fstat(fd).st_dev
         sofar = needed.get(device, (home.id, 0, 0))
         needed[device] = sofar[0], sofar[1] + size, sofar[2] + 1
@@ -141,7 +141,7 @@ def _room(blueprint: Blueprint, base: Base, before_fd: int) -> None:
         _enough(free, size, files, f"the file system of {plan.roots[home.root].name}")
     device = os.fstat(before_fd).st_dev
     images = {
-        (item.st.st_dev, item.st.st_ino): _bytes(item.st)
+        (item.st.st_dev, item.st.st_ino): on_disk(item.st)
         for item in blueprint.taken
         if item.role != "attrs" and item.st.st_dev != device
     }
@@ -154,10 +154,6 @@ def _home(blueprint: Blueprint, node_id: int) -> Node:
     while nodes[node_id].new:
         node_id = nodes[node_id].slots[0][0]
     return nodes[node_id]
-
-
-def _bytes(st: os.stat_result | None) -> int:
-    return st.st_blocks * 512 if st is not None and stat.S_ISREG(st.st_mode) else 0
 
 
 def _enough(free: os.statvfs_result, size: int, files: int, where: str) -> None:

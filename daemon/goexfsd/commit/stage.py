@@ -17,7 +17,7 @@ from goexfs.names import display
 from goexfsd import kernel
 from goexfsd.commit import intent
 from goexfsd.commit.base import GONE, Base
-from goexfsd.commit.build import Blueprint, Staged
+from goexfsd.commit.draft import Blueprint, Contents, Staged
 from goexfsd.commit.faithful import (
     HANDLE,
     Meta,
@@ -32,7 +32,7 @@ from goexfsd.commit.ground import Ground
 from goexfsd.commit.places import join, leaf, parent
 from goexfsd.commit.plan import Node, Plan, loss
 from goexfsd.commit.preflight import exchange_works
-from goexfsd.commit.source import Source
+from goexfsd.layer.origins import Identity
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -41,7 +41,7 @@ def stage(
     blueprint: Blueprint,
     ground: Ground,
     base: Base,
-    source: Source,
+    source: Contents,
     before_fd: int,
     progress: Progress,
 ) -> None:
@@ -105,7 +105,7 @@ def _make_stage(node: Node, ground: Ground) -> None:
 
 
 class _Stager:
-    def __init__(self, plan: Plan, ground: Ground, source: Source) -> None:
+    def __init__(self, plan: Plan, ground: Ground, source: Contents) -> None:
         self._plan, self._ground, self._source = plan, ground, source
         self._directories: list[tuple[Staged, Meta]] = []
 
@@ -114,11 +114,14 @@ class _Stager:
         directory, name = self._ground.at(node.slots[0])
         if item.link_to is not None:
             self._link(item.link_to, directory, name)
-        elif item.change.type == "file":
+        elif item.type == "file":
             self._file(item, directory, name)
         else:
             self._other(item, directory, name)
-        node.ino = os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
+        st = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        node.ino = st.st_ino
+        if not stat.S_ISDIR(st.st_mode):
+            node.was = Identity.of(st, st.st_dev)
 
     def _link(self, link_to: int, directory: int, name: bytes) -> None:
         from_dir, from_name = self._ground.at(self._plan.nodes[link_to].slots[0])
@@ -126,32 +129,32 @@ class _Stager:
 
     def _file(self, item: Staged, directory: int, name: bytes) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        src = self._source.data(item.change)
+        src = self._source.data(item.content)
         try:
             dst = os.open(name, flags, 0o600, dir_fd=directory)
             try:
                 copy_data(src, dst, os.fstat(src).st_size)
                 if not item.bytes_only:
-                    self._note(item, put_meta(dst, self._source.meta(item.change)))
+                    self._note(item, put_meta(dst, self._source.meta(item.content)))
             finally:
                 os.close(dst)
         finally:
             os.close(src)
 
     def _other(self, item: Staged, directory: int, name: bytes) -> None:
-        meta = self._source.meta(item.change)
-        if item.change.type == "dir":
+        meta = self._source.meta(item.content)
+        if item.type == "dir":
             os.mkdir(name, 0o700, dir_fd=directory)
             self._directories.append((item, meta))
             return
-        if item.change.type == "symlink":
+        if item.type == "symlink":
             assert meta.target is not None
             os.symlink(meta.target, name, dir_fd=directory)
         else:
             try:
                 os.mknod(name, stat.S_IFMT(meta.mode) | 0o600, meta.rdev, dir_fd=directory)
             except PermissionError as error:
-                shown = display(item.change.path)
+                shown = display(item.path)
                 raise Denied(f"{shown} is a device: only root can commit it") from error
         fd = kernel.open_beneath(directory, name, HANDLE)
         try:
@@ -175,7 +178,7 @@ class _Stager:
 
     def _note(self, item: Staged, lost: Iterable[str]) -> None:
         for what in lost:
-            self._plan.losses.append(loss(item.change.root, item.change.path, what))
+            self._plan.losses.append(loss(item.root, item.path, what))
 
 
 # -- taking it away ---------------------------------------------------------------------------

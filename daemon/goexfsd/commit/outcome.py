@@ -1,0 +1,102 @@
+"""What a commit left: the identity of every entry in play, for the undo that may come.
+
+It is looked at twice: when all operations are done (record ``applied``), and again when the
+staging is gone (record ``tidied``), for removing other names of a file changes its ctime, and
+directories get their modes and times last.  The second look only ever refreshes the first:
+what somebody else changed meanwhile keeps the identity that it should have, or gets none, and so
+is a conflict for an undo, never its casualty.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import Any
+
+from goexfs.names import to_wire
+from goexfsd.commit.base import Base
+from goexfsd.commit.plan import Node, Plan, fields_of, path_of
+from goexfsd.layer.origins import Identity
+
+Line = dict[str, Any]
+
+
+def in_place(plan: Plan) -> list[Node]:
+    """The nodes that are in the base after the commit."""
+    away: dict[int, bool] = dict.fromkeys(plan.stages, True)
+
+    def is_away(number: int) -> bool:
+        chain = []
+        while number not in away and plan.nodes[number].slots:
+            chain.append(number)
+            number = plan.nodes[number].slots[-1][0]
+        found = away.get(number, False)
+        away.update(dict.fromkeys(chain, found))
+        return found
+
+    return [node for node in plan.nodes if not is_away(node.id)]
+
+
+def applied(plan: Plan, base: Base) -> list[Line]:
+    """Lines for the record ``applied``."""
+    look = _Look(plan, base)
+    return [
+        {"now": [node.id, fields_of(now)]}
+        for node in in_place(plan)
+        if (now := look.left(node)) is not None
+    ]
+
+
+def tidied(plan: Plan, base: Base, before: list[Line]) -> list[Line]:
+    """Lines for the record ``tidied``: those of ``applied``, as they are by now."""
+    lines: list[Line] = []
+    for line in before:
+        if "now" not in line:
+            continue
+        number, fields = line["now"]
+        node, was = plan.nodes[number], Identity(*fields)
+        st = base.look(node.root, path_of(plan, number))
+        if st is not None:
+            now = Identity.of(st, base.root_devs[node.root])
+            was = now if _only_tidied(was, now) else was
+        fresh: Line = {"now": [number, fields_of(was)]}
+        if node.stands is not None:
+            fresh["stands"] = fields_of(node.stands)
+        lines.append(fresh)
+    return lines
+
+
+def _only_tidied(was: Identity, now: Identity) -> bool:
+    if (was.dev, was.ino, stat.S_IFMT(was.mode)) != (now.dev, now.ino, stat.S_IFMT(now.mode)):
+        return False
+    if stat.S_ISDIR(now.mode):
+        return True
+    return (was.size, was.mtime_ns, was.mode) == (now.size, now.mtime_ns, now.mode)
+
+
+class _Look:
+    def __init__(self, plan: Plan, base: Base) -> None:
+        self._plan, self._base = plan, base
+        self._attrs = {op.node: plan.attrs[op.other] for op in plan.ops if op.kind == "attrs"}
+        self._lost = {(loss["root"], loss["path"]) for loss in plan.losses}
+
+    def left(self, node: Node) -> Identity | None:
+        """The identity of a node that is as the commit left it; None if it is not."""
+        path = path_of(self._plan, node.id)
+        st = self._base.look(node.root, path)
+        if st is None or st.st_ino != node.ino:
+            return None
+        now = Identity.of(st, self._base.root_devs[node.root])
+        if stat.S_ISDIR(now.mode) or (node.root, to_wire(path)) in self._lost:
+            return now
+        return now if self._as_meant(node, now) else None
+
+    def _as_meant(self, node: Node, now: Identity) -> bool:
+        if node.was is None:
+            return True
+        size, mtime_ns = node.was.size, node.was.mtime_ns
+        attrs = self._attrs.get(node.id)
+        if node.id in self._plan.fills and attrs is not None:
+            size = attrs.new.size
+        if attrs is not None and attrs.times:
+            mtime_ns = attrs.new.mtime_ns
+        return (size, mtime_ns) == (now.size, now.mtime_ns)

@@ -1,0 +1,158 @@
+"""A commit that is done, as an undo reads it: its plan, its before-images, what it left.
+
+Undoing a commit gives entries new inodes, so what an earlier commit left is not what is there
+any more, though it is the same to its user.  Every undo therefore records what each of its
+entries *stands for*; ``Tracer`` follows that, over all undos since, from the identity that a
+commit left to the one that may be there now.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from goexfs.errors import Denied, InvalidState, NotFound, StoreFailed
+from goexfs.names import display
+from goexfsd.commit import intent
+from goexfsd.commit.before import image_name
+from goexfsd.commit.conflicts import differs_from
+from goexfsd.commit.faithful import Meta, raw
+from goexfsd.commit.outcome import in_place
+from goexfsd.commit.places import Place
+from goexfsd.commit.plan import Node, Plan, RootMark, parse, path_of
+from goexfsd.layer.origins import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One before-image: attributes, and the file with its bytes."""
+
+    root: int
+    path: bytes
+    meta: Meta
+    file: bytes | None
+    nlink: int = 1
+    late: bool = False
+    """Somebody changed it in the very last moment: it is newer than what the commit checked."""
+
+
+class Past:
+    """A done commit.  Raises InvalidState if it cannot be undone (any more)."""
+
+    def __init__(self, commit_fd: int) -> None:
+        self._fd = commit_fd
+        lines = intent.read(commit_fd, intent.PLAN)
+        left = intent.read(commit_fd, intent.TIDIED)
+        images = intent.read(commit_fd, intent.IMAGES)
+        if lines is None or left is None or images is None:
+            raise InvalidState("the commit cannot be undone: its records are not complete")
+        self.plan: Plan = parse(lines)
+        self.now = {line["now"][0]: Identity(*line["now"][1]) for line in left}
+        self.here: dict[int, Node] = {node.id: node for node in in_place(self.plan)}
+        """Nodes that are in the base."""
+        self.gone: dict[int, Node] = {
+            node.id: node
+            for node in self.plan.nodes
+            if node.id not in self.here and not node.new and node.slots
+        }
+        """Base entries that the commit removed or replaced."""
+        self._late = self._read_late()
+        self._lines: dict[tuple[Place, str], dict[str, Any]] = {
+            ((line["root"], raw(line["path"])), line["role"]): line for line in images
+        }
+
+    def _read_late(self) -> dict[tuple[int, int], dict[str, Any]]:
+        lines = intent.read(self._fd, intent.APPLIED) or []
+        late = [line["late"] for line in lines if "late" in line]
+        return {(line["root"], line["ino"]): line for line in late}
+
+    def gone_image(self, node: Node) -> Image:
+        """What an entry was that the commit took away, in its very last state."""
+        path = path_of(self.plan, node.id, old=True)
+        line = self._line(node.root, path, "gone")
+        late = self._late.get((node.root, line["ino"]))
+        meta = Meta.from_json((late or line)["meta"])
+        file = None
+        if stat.S_ISREG(meta.mode):
+            label = line["image"] if late is None else late["image"]
+            if label is None:
+                raise Denied(
+                    f"{display(path)} cannot be brought back: it could not be read when it was "
+                    "removed"
+                )
+            file = image_name(label) if isinstance(label, int) else os.fsencode(label)
+        changed = late is not None and late["changed"]
+        return Image(node.root, path, meta, file, line["nlink"], changed)
+
+    def filled_image(self, node: Node) -> Image:
+        """What bytes a file had that the commit filled anew."""
+        path = path_of(self.plan, node.id, old=True)
+        meta = Meta.from_json(self._line(node.root, path, "filled")["meta"])
+        return Image(node.root, path, meta, image_name(self.plan.fills[node.id]))
+
+    def _line(self, root: int, path: bytes, role: str) -> dict[str, Any]:
+        line = self._lines.get(((root, path), role))
+        if line is None:
+            raise StoreFailed(f"the commit has no before-image of {display(path)}")
+        return line
+
+    # -- as a source of staged things (``draft.Contents``) -----------------------------------
+
+    def meta(self, image: Image) -> Meta:
+        return image.meta
+
+    def data(self, image: Image) -> int:
+        assert image.file is not None
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(image.file, flags, dir_fd=self._fd)
+        except FileNotFoundError as error:
+            raise NotFound(f"the before-image of {display(image.path)} is gone") from error
+
+    def room(self, image: Image) -> int:
+        """Bytes on disk of an image's data."""
+        if image.file is None:
+            return 0
+        return os.stat(image.file, dir_fd=self._fd).st_blocks * 512
+
+
+_Device = tuple[int, int]
+_Key = tuple[_Device, int]
+
+
+class Tracer:
+    """Follows identities over undos, oldest first."""
+
+    def __init__(self, undos: Iterable[int]) -> None:
+        self._links: list[dict[_Key, tuple[Identity, Identity]]] = []
+        for fd in undos:
+            lines, left = intent.read(fd, intent.PLAN), intent.read(fd, intent.TIDIED)
+            if lines is not None and left is not None:
+                self._links.append(_links(parse(lines), left))
+
+    def now(self, marks: Sequence[RootMark], root: int, identity: Identity) -> Identity:
+        """What stands for ``identity`` by now: itself where no undo replaced it."""
+        device = _device(marks, root, identity)
+        for links in self._links:
+            found = links.get((device, identity.ino))
+            if found is not None and not differs_from(found[0], identity)[0]:
+                identity = found[1]
+        return identity
+
+
+def _links(plan: Plan, left: list[dict[str, Any]]) -> dict[_Key, tuple[Identity, Identity]]:
+    found = {}
+    for line in left:
+        if "stands" in line:
+            root = plan.nodes[line["now"][0]].root
+            stands, now = Identity(*line["stands"]), Identity(*line["now"][1])
+            found[_device(plan.roots, root, stands), stands.ino] = stands, now
+    return found
+
+
+def _device(marks: Sequence[RootMark], root: int, identity: Identity) -> _Device:
+    """The file system, over sessions with other roots, and reboots."""
+    return (identity.dev, 0) if identity.dev else (0, marks[root].fsid)
