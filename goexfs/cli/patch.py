@@ -18,6 +18,7 @@ Part = Literal["start", "header", "hunk", "added", "removed", "context", "note"]
 _HUNK = re.compile(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _QUOTED = re.compile(rb"\\([0-7]{3}|.)")
 _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f"}
+_WARNING = b"# goexfs: warning: "
 _COLOURS: dict[Part, str] = {
     "start": "1",
     "header": "1",
@@ -74,7 +75,7 @@ class Reader:
 def on_terminal(part: Part, line: bytes, colour: bool) -> bytes:
     """The line with its newline, safe and, where asked, coloured."""
     text = visible(line.decode("utf-8", "surrogateescape"))
-    code = _COLOURS.get(part)
+    code = "1;31" if part == "note" and line.startswith(_WARNING) else _COLOURS.get(part)
     if colour and code:
         text = f"\x1b[{code}m{text}\x1b[m"
     return text.encode("utf-8", "backslashreplace") + b"\n"

@@ -108,7 +108,7 @@ def change_path(change: dict[str, Any], with_root: bool) -> str:
 
 
 def change_line(change: dict[str, Any], with_root: bool, colour: bool) -> str:
-    """``R  old -> new  (content)``: one line, and one more for each warning."""
+    """``R  old -> new  (content)``: one line; of its warnings the codes, in brackets."""
     kind = change["kind"]
     shown = change_path(change, with_root)
     if change.get("old_path") is not None:
@@ -118,8 +118,9 @@ def change_line(change: dict[str, Any], with_root: bool, colour: bool) -> str:
     details = list(_details(change))
     if details:
         line += paint(f"  ({', '.join(details)})", "2", colour)
-    for warning in change.get("warnings") or ():
-        line += "\n" + paint(f"   ! {visible(warning)}", "1;31", colour)
+    codes = [f"! {visible(each.partition(':')[0])}" for each in change.get("warnings") or ()]
+    if codes:
+        line += paint(f"  [{', '.join(codes)}]", "1;31", colour)
     return line
 
 

@@ -382,11 +382,14 @@ def test_what_a_commit_could_not_carry_over(tmp_path: Path) -> None:
 def test_name_status(daemon: Scripted) -> None:
     done = invoke(daemon, "diff", "--name-status")
     assert done.stdout.decode().splitlines() == [
+        "! runs later",
+        "!    b",
+        "",
         "D  old  (2 links)",
         "A  new\\n\\x1b[2J",
         "A  dir/",
         "M  m  (mode 0644 -> 0755)",
-        "R  a -> b",
+        "R  a -> b  [! runs later]",
         "T  link  (file -> symlink)",
     ]
 
@@ -395,12 +398,15 @@ def test_a_patch_in_a_pipe_is_byte_for_byte(daemon: Scripted) -> None:
     done = invoke(daemon, "diff", "--from", "1", "a")
     head = b"diff --git a/m b/m\n--- a/m\n+++ b/m\n@@ -1 +1,2 @@\n"
     assert done.stdout == head + b"--x\n+y\n+\x1b/\n"
+    assert done.stderr == b"! runs later\n!    b\n"
     sent = daemon.params("diff")
     assert (sent["patch"], sent["from"], sent["paths"]) == (True, 1, ["a"])
 
 
 def test_stat(daemon: Scripted) -> None:
     lines = invoke(daemon, "diff", "--stat").stdout.decode().splitlines()
+    assert lines[:3] == ["! runs later", "!    b", ""]
+    del lines[:3]
     assert lines[0] == " m            | 3 ++-"
     assert " new\\n\\x1b[2J | 0" in lines
     assert lines[-1] == " 6 files changed, 2 insertions(+), 1 deletions(-)"

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from goexfs.cli import patch, show
+from goexfs.cli import patch, show, warned
 from goexfs.cli.asking import ask, many_roots, path, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
@@ -50,7 +50,8 @@ def command(
     Without --from and --to: from the real directories to the live view.  The patch is in git's
     format; into a pipe it goes byte for byte, on a terminal control characters are shown
     escaped.  Letters of --name-status: D deleted, A created, M modified, R renamed, T retyped,
-    m metadata only.
+    m metadata only.  Warnings (docs/warnings.md) come first; into a pipe a patch has them as
+    lines that git apply and patch pass over, and they are said on stderr.
     """
     if step is not None and (from_ is not None or to is not None):
         raise click.UsageError("--step cannot go with --from or --to")
@@ -83,9 +84,10 @@ def changes(params: Message, quiet: bool = False) -> Message:
 
 def show_names(params: Message) -> None:
     result = changes(params)
-    lines = show.change_lines(result["changes"], many_roots(result["session"]), show.coloured())
+    many, colour = many_roots(result["session"]), show.coloured()
     with paged() as stream:
-        _write(stream, lines)
+        _write(stream, warned.apart(warned.lines(result, many, colour)))
+        _write(stream, show.change_lines(result["changes"], many, colour))
 
 
 def show_stat(params: Message) -> None:
@@ -103,15 +105,16 @@ def show_stat(params: Message) -> None:
     finally:
         progress.clear()
     counts.end()
-    _without_patch(result, counts.counts)
+    many = many_roots(result["session"])
+    _without_patch(result, counts.counts, many)
     width = os.get_terminal_size().columns if sys.stdout.isatty() else 80
     with paged() as stream:
+        _write(stream, warned.apart(warned.lines(result, many, show.coloured())))
         _write(stream, patch.stat_lines(counts.counts, width, show.coloured()))
 
 
-def _without_patch(result: Message, counts: dict[str, list[int]]) -> None:
+def _without_patch(result: Message, counts: dict[str, list[int]], with_root: bool) -> None:
     """Changes that a patch cannot express are listed all the same."""
-    with_root = many_roots(result["session"])
     for change in result["changes"]:
         path = show.name(change["path"])
         counts.setdefault(f"{show.name(change['root'])}/{path}" if with_root else path, [0, 0])
@@ -160,11 +163,15 @@ def show_patch(params: Message) -> None:
 
         try:
             binary = not sys.stdout.isatty()  # nobody reads them; a file or a pipe may apply them
-            ask("diff", {**params, "patch": True, "binary": binary}, on_event)
+            result = ask("diff", {**params, "patch": True, "binary": binary}, on_event)
         finally:
             progress.clear()
         if out is not None:
             out.end()
+    # A patch begins with its warnings, but who pipes it does not see them.
+    if not sys.stdout.isatty() and warned.is_any(result):
+        colour = show.coloured(sys.stderr)
+        warned.on_stderr(warned.lines(result, many_roots(result["session"]), colour))
 
 
 def _write(stream: IO[bytes], lines: Iterable[str]) -> None:

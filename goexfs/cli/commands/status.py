@@ -17,11 +17,13 @@ from goexfs.wire import Message
 def command(session: str | None) -> None:
     """Show a session: where it is mounted, what runs, how much it changed."""
     result = ask("status", where(session))
-    from goexfs.cli import show
+    from goexfs.cli import show, warned
 
     if state().json:
         show.print_json(result)
         return
+    for line in warned.apart(warned.plain(result.get("warnings") or (), show.coloured())):
+        print(line)
     for line in show.table(_rows(result)):
         print(line)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from goexfs.cli import show
+from goexfs.cli import show, warned
 from goexfs.cli.asking import ask, real
 from goexfs.cli.boundary import with_policy
 from goexfs.cli.commands.commit import commit, losses, report
@@ -102,6 +102,7 @@ class Try:
         found = changes({"session": self._session}, quiet=self._quiet)
         self._report["changes"] = found["changes"]
         self._report["summary"] = found["summary"]
+        self._report["warnings"] = found.get("warnings", [])
         if not self._quiet:
             self._show(ran, found)
         status = self._settle(ran, found)
@@ -115,6 +116,7 @@ class Try:
         status = "" if ran["status"] == 0 else f"exit status {ran['status']}, "
         took = show.span(ran["duration"])
         print(f"-- {status}{took}: {show.summary(found['summary'])}", file=sys.stderr)
+        warned.on_stderr(warned.apart(warned.lines(found, self._many, on)))
         for line in show.change_lines(found["changes"], self._many, on):
             print(line, file=sys.stderr)
 
