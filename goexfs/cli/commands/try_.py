@@ -149,8 +149,8 @@ class Try:
 
     def _ask(self) -> Answer:
         while True:
-            print(_QUESTION, end="", file=sys.stderr, flush=True)
             try:
+                print(_QUESTION, end="", file=sys.stderr, flush=True)
                 line = sys.stdin.readline()
             except KeyboardInterrupt:
                 line = ""
