@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from goexfs import protocol as p
-from goexfs.errors import GoexfsError, SandboxFailed, Usage, ViewFailed
+from goexfs.errors import GoexfsError, Internal, SandboxFailed, Usage, ViewFailed
 from goexfsd import policies, sandbox
 from goexfsd.catalog import StepRow
 from goexfsd.config import Config
@@ -214,12 +214,22 @@ class _Step:
                 hint="goexfs doctor checks what it needs",
             )
         if error is not None:
-            raise ViewFailed(
-                f"the script ended with status {outcome.status}, but there is no checkpoint after"
-                f" it: {error.message}",
-                hint="goexfs status says whether the session's view is back",
-            ) from error
+            raise self._without_end(outcome.status, error) from error
         return self._result(outcome)
+
+    def _without_end(self, status: int, error: GoexfsError) -> GoexfsError:
+        """What to tell of a script that ran where what comes after it failed."""
+        ended = f"the script ended with status {status}, but"
+        number = self.row.checkpoint
+        if number is None:
+            return ViewFailed(
+                f"{ended} there is no checkpoint after it: {error.message}",
+                hint="goexfs status says whether the session's view is back",
+            )
+        return type(error)(
+            f"{ended} what it changed cannot be told: {error.message}",
+            hint=f"checkpoint {number} holds it",
+        )
 
     async def _sandboxed(self, launch: sandbox.Launch) -> sandbox.Outcome:
         send, receive = trio.open_memory_channel[bytes](0)
@@ -270,7 +280,7 @@ class _Step:
                     running.signal(notice.name)
 
     async def _finish(self, outcome: sandbox.Outcome | None) -> GoexfsError | None:
-        """Checkpoint, summary, record.  Returns why there is no checkpoint, if there is none."""
+        """Checkpoint, summary, record.  Returns why one of the first two is missing, if it is."""
         session = self.session
         failed: GoexfsError | None = None
         summary: p.Summary | None = None
@@ -283,7 +293,10 @@ class _Step:
             summary = await session.changes(self.row.before, number) if moved else p.Summary()
         except GoexfsError as error:
             failed = error
-            log.error("no checkpoint after a step", session=session.id, error=error.message)
+            log.error("a step without its end", session=session.id, error=error.message)
+        except Exception as error:  # a bug of ours: the step is recorded all the same
+            failed = Internal(f"goexfsd failed: {type(error).__name__}: {error}")
+            log.exception("a step without its end", session=session.id)
         await trio.to_thread.run_sync(self._keep)
         stdout, stderr = self.kept["stdout"], self.kept["stderr"]
         self.row = replace(
