@@ -18,6 +18,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from goexfs.cli.ending import State
 from goexfs.wire import (
@@ -30,6 +31,9 @@ from goexfs.wire import (
     is_event,
     result,
 )
+
+if TYPE_CHECKING:
+    from goexfs.cli.screen import Screen
 
 _PIECE = 64 * 1024
 _FOREGROUND_EVERY = 500
@@ -82,6 +86,7 @@ class Driver:
         self._early: str | None = None
         """A signal that came before there was a script to pass it on to."""
         self._about = about
+        self._screens = _screens()
 
     def finish(self, params: Message) -> Message:
         with self._passing_signals():
@@ -95,6 +100,7 @@ class Driver:
                 if self._connection.fileno() in ready:
                     for message in self._connection.receive():
                         if answers(message, self._request):
+                            self._end_screens()
                             return result(message)
                         self._event(message)
                 if self._source is not None and self._source.fd in ready:
@@ -132,11 +138,21 @@ class Driver:
         params = message["params"]
         match message["method"]:
             case "output":
-                write_all(2 if params["stream"] == "stderr" else 1, decode(params))
+                self._write(params["stream"], decode(params))
             case "taken" if self._source is not None:
                 self._source.ahead -= params["bytes"]
             case "started":
                 self._about.script = "started"
+
+    def _write(self, stream: str, data: bytes) -> None:
+        fd = 2 if stream == "stderr" else 1
+        screen = self._screens.get(fd) if stream != "pty" else None
+        write_all(fd, data if screen is None else screen.feed(data))
+
+    def _end_screens(self) -> None:
+        for fd, screen in self._screens.items():
+            if held := screen.end():
+                write_all(fd, held)
 
     @contextmanager
     def _passing_signals(self) -> Iterator[None]:
@@ -156,6 +172,16 @@ class Driver:
             self.notify("signal", name=name)
         else:
             self._early = name
+
+
+def _screens() -> dict[int, Screen]:
+    """For those of stdout and stderr that are terminals."""
+    fds = [fd for fd in (1, 2) if os.isatty(fd)]
+    if not fds:
+        return {}
+    from goexfs.cli.screen import Screen
+
+    return {fd: Screen() for fd in fds}
 
 
 def write_all(fd: int, data: bytes) -> None:
