@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 import trio
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from goexfs import protocol as p
 from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
@@ -35,6 +35,8 @@ from goexfsd.steps import Sandboxes
 from goexfsd.worker import Owner
 
 log = structlog.get_logger("goexfsd.service")
+
+_CHANGES = TypeAdapter(list[p.Change])
 
 
 @dataclass(slots=True)
@@ -293,12 +295,13 @@ class Service:
         before, after = self._sides(session, request)
         if after is None and session.hold is not None:
             await session.view().flush()
-        changes: list[dict[str, Any]] = []
+        changes: list[p.Change] = []
         warnings: list[str] = []
 
         async def listen(message: dict[str, Any]) -> None:
             if message["event"] == "changes":
-                changes.extend(message["changes"])
+                # Checked as they come, while the worker goes on with the next ones.
+                changes.extend(_CHANGES.validate_python(message["changes"]))
             elif message["event"] == "chunk":
                 await call.emit_bytes("chunk", message["data"])
             elif message["event"] == "progress":
