@@ -23,6 +23,7 @@ from goexfsd.view.attributes import Attributes
 from goexfsd.view.changer import Changer
 from goexfsd.view.copier import BigCopy
 from goexfsd.view.node import Aside, Node
+from goexfsd.view.reading import slow
 from goexfsd.view.rewind import Asked, switch
 from goexfsd.view.tree import Tree
 
@@ -119,7 +120,8 @@ def handler(method: Callable[..., Any]) -> Any:
                 try:
                     return method(self, *args)
                 except BigCopy as need:
-                    await self.copy_aside(need)
+                    with slow:
+                        await self.copy_aside(need)
         except OSError as error:
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
         except pyfuse3.FUSEError:
@@ -142,7 +144,9 @@ def in_thread(method: Callable[..., Callable[[], Any]]) -> Any:
     async def handle(self: State, *args: Any) -> None:
         self.requests += 1
         try:
-            await trio.to_thread.run_sync(method(self, *args))
+            work = method(self, *args)
+            with slow:
+                await trio.to_thread.run_sync(work)
         except OSError as error:
             raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
         except Exception:

@@ -22,6 +22,7 @@ import trio
 
 from goexfs.errors import GoexfsError, Internal, Usage
 from goexfsd.layer.writer import Layer
+from goexfsd.view import reading
 from goexfsd.view.directory import Directories
 from goexfsd.view.mount import mount
 from goexfsd.view.rewind import forget_kernel
@@ -48,6 +49,7 @@ def prepare(spec: WorkerSpec) -> None:
     _raise_limit()
     _view = View()
     _view.fuse_fd = mount(spec)
+    reading.install()
     pyfuse3.init(_view, f"/dev/fd/{_view.fuse_fd}", set())
 
 
