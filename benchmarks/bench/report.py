@@ -64,7 +64,7 @@ BARS: dict[str, Bar] = {
     **dict.fromkeys(("read warm", "read random warm", "write", "write random warm"), _NATIVE),
     **dict.fromkeys(("open, 1 file", "open, 5,000 files", "open, 100,000 files"), Bar(limit=30)),
     "run true, CLI": Bar(limit=80),
-    "the CLI's own start (--version)": Bar(limit=40),
+    "the CLI's own start (run --help)": Bar(limit=40),
     **dict.fromkeys(
         ("commit of 10 new files", "commit of 3,000 new files", "commit of 4 KiB in big file"),
         Bar("overlayfs", 1.0),

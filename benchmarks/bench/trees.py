@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.work import GIT
 from daemons import User
@@ -137,7 +138,16 @@ class Trees:
             top.mkdir(parents=True)
             MAKERS[name](top, self.scale)
             self.user.own(top)
+            for at in (top, top / "tree"):
+                if (at / ".git").exists():
+                    self._refresh(at)
         return top
+
+    def _refresh(self, top: Path) -> None:
+        """Let git's index know the files as they are now, so that nobody need read them all."""
+        argv = ["git", "update-index", "-q", "--refresh"]
+        who: dict[str, Any] = {"user": self.user.uid, "group": self.user.gid, "extra_groups": []}
+        subprocess.run(argv, cwd=top, env=GIT, check=True, **who)
 
     def drop(self, name: str) -> None:
         """Make room again after a tree's last use."""
