@@ -428,6 +428,20 @@ def test_secrets_in_a_view_of_the_home_are_hidden(arena: Path) -> None:
     assert sorted(str(path) for path in box.source.rglob("*")) == before
 
 
+def test_secrets_in_a_view_cannot_be_renamed_into_sight(arena: Path) -> None:
+    """One step moves the directory above them, the next would look there."""
+    box = Box(arena, dest=str(arena / "home"))
+    plant(arena / "home")
+    plant(box.source)
+    box.own()
+    moved = box.run("sh", "-c", "mv .config moved; mv .ssh moved; mv .cargo/credentials.toml moved")
+    assert moved.status != 0
+    assert not (box.source / "moved").exists()
+    assert box.run("sh", "-c", "echo x > .config/new && mv .config/new . && cat new").out == "x\n"
+    found = box.python(READ_ALL).json()
+    assert "KEY" not in found.values()
+
+
 def test_a_root_that_lies_in_a_hidden_place_is_shown(arena: Path) -> None:
     box = Box(arena, dest=str(arena / "home" / ".config" / "goexfs" / "mine"))
     plant(arena / "home")
