@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         StatusResult,
         StepInfo,
         Summary,
+        UndoResult,
     )
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "Summary",
     "TrioClient",
     "Unavailable",
+    "UndoResult",
     "Unsupported",
     "Usage",
     "ViewFailed",

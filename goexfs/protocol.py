@@ -167,6 +167,10 @@ class CommitInfo(Reply):
     created: float
     applied: Summary
     partial: bool
+    undoes: str | None = None
+    """The commit that this one took back."""
+    undone_by: str | None = None
+    """The commit that took this one back."""
 
 
 # -- requests and their results -------------------------------------------------------------
@@ -438,6 +442,28 @@ class CommitResult(Reply):
     for each of a change's, the path as for a terminal."""
 
 
+class Undo(Model):
+    """Take a commit back by a new one; only its owner and root may."""
+
+    commit: str | None = None
+    """None: the newest of the caller's that can be undone, one in cwd's root before others."""
+    cwd: str | None = None
+    message: str = Field(default="", max_length=10_000)
+
+
+class UndoResult(Reply):
+    commit: str | None
+    """The new commit, which can be undone in turn; None when there were conflicts."""
+    undone: str
+    """The commit that was meant."""
+    session: str
+    applied: Summary
+    conflicts: list[ConflictInfo] = Field(default_factory=list)
+    """What changed since the commit; where there are any, nothing was touched."""
+    losses: list[Loss] = Field(default_factory=list)
+    late: int = 0
+
+
 class Discard(Model):
     session: str | None = None
     cwd: str | None = None
@@ -479,6 +505,7 @@ METHODS: dict[str, tuple[type[Model], type[Reply]]] = {
     "checkpoint": (Checkpoint, CheckpointInfo),
     "rewind": (Rewind, RewindResult),
     "commit": (Commit, CommitResult),
+    "undo": (Undo, UndoResult),
     "discard": (Discard, DiscardResult),
     "doctor": (Doctor, DoctorResult),
 }

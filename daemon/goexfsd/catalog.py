@@ -20,7 +20,7 @@ from typing import Any
 from goexfs.errors import StoreFailed
 from goexfs.protocol import CheckpointInfo, CommitInfo, SessionState, StepInfo, Summary
 
-SCHEMA = 1
+SCHEMA = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -45,10 +45,20 @@ CREATE TABLE IF NOT EXISTS steps (
 CREATE TABLE IF NOT EXISTS commits (
     id TEXT PRIMARY KEY, session TEXT NOT NULL REFERENCES sessions (id), uid INTEGER NOT NULL,
     message TEXT NOT NULL, state TEXT NOT NULL, partial INTEGER NOT NULL, created REAL NOT NULL,
-    ended REAL, applied TEXT NOT NULL, source INTEGER NOT NULL, roots TEXT NOT NULL
+    ended REAL, applied TEXT NOT NULL, source INTEGER NOT NULL, roots TEXT NOT NULL,
+    undoes TEXT, bytes INTEGER NOT NULL DEFAULT 0, dropped REAL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS commits_by_state ON commits (state);
 """
+
+_MIGRATIONS = {
+    1: """
+ALTER TABLE commits ADD COLUMN undoes TEXT;
+ALTER TABLE commits ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE commits ADD COLUMN dropped REAL;
+""",
+}
+"""Schema -> what makes the next one of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +142,14 @@ class CommitRow:
     source: int
     """The checkpoint that was committed."""
     roots: tuple[str, ...]
+    undoes: str | None = None
+    """The commit that this one takes back."""
+    bytes: int = 0
+    """What its before-images take on disk."""
+    dropped: float | None = None
+    """When its before-images were thrown away; it cannot be undone since."""
 
-    def info(self) -> CommitInfo:
+    def info(self, *, undone_by: str | None) -> CommitInfo:
         return CommitInfo(
             commit=self.id,
             session=self.session,
@@ -141,6 +157,8 @@ class CommitRow:
             created=self.created,
             applied=self.applied,
             partial=self.partial,
+            undoes=self.undoes,
+            undone_by=undone_by,
         )
 
 
@@ -292,7 +310,7 @@ class Catalog:
     def add_commit(self, row: CommitRow) -> None:
         with self._write() as db:
             db.execute(
-                "INSERT INTO commits VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO commits VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     row.id,
                     row.session,
@@ -305,16 +323,20 @@ class Catalog:
                     row.applied.model_dump_json(),
                     row.source,
                     json.dumps(row.roots),
+                    row.undoes,
+                    row.bytes,
+                    row.dropped,
                 ),
             )
 
     def set_commit(self, row: CommitRow, **changes: Any) -> CommitRow:
-        """The row with ``changes`` (state, applied, ended), written."""
+        """The row with ``changes`` (state, applied, ended, bytes, dropped), written."""
         new = replace(row, **changes)
+        applied = new.applied.model_dump_json()
         with self._write() as db:
             db.execute(
-                "UPDATE commits SET state=?, applied=?, ended=? WHERE id=?",
-                (new.state, new.applied.model_dump_json(), new.ended, new.id),
+                "UPDATE commits SET state=?, applied=?, ended=?, bytes=?, dropped=? WHERE id=?",
+                (new.state, applied, new.ended, new.bytes, new.dropped, new.id),
             )
         return new
 
@@ -329,6 +351,22 @@ class Catalog:
             for row in map(_commit, rows)
             if (session is None or row.session == session) and (state is None or row.state == state)
         ]
+
+    def commit(self, cid: str) -> CommitRow | None:
+        row = self._db.execute("SELECT * FROM commits WHERE id=?", (cid,)).fetchone()
+        return None if row is None else _commit(row)
+
+    def unfinished(self, sid: str) -> list[CommitRow]:
+        """The session's own commits (no undos) that are past the point of no return."""
+        rows = self.commits(session=sid, state="intent")
+        return [row for row in rows if row.undoes is None]
+
+    def undone(self) -> dict[str, str]:
+        """Commit -> the commit that took it back, of all that are done."""
+        rows = self._db.execute(
+            "SELECT undoes, id FROM commits WHERE undoes IS NOT NULL AND state='done'"
+        ).fetchall()
+        return dict(rows)
 
     def _next(self, query: str, sid: str) -> int:
         highest = self._db.execute(query, (sid,)).fetchone()[0]
@@ -380,7 +418,8 @@ def _step(row: Any) -> StepRow:
 
 
 def _commit(row: Any) -> CommitRow:
-    (cid, session, uid, message, state, partial, created, ended, applied, source, roots) = row
+    (cid, session, uid, message, state, partial, created, ended, applied, *rest) = row
+    source, roots, undoes, held, dropped = rest
     return CommitRow(
         cid,
         session,
@@ -393,6 +432,9 @@ def _commit(row: Any) -> CommitRow:
         Summary.model_validate_json(applied),
         source,
         tuple(json.loads(roots)),
+        undoes,
+        held,
+        dropped,
     )
 
 
@@ -405,7 +447,7 @@ def open_catalog(path: Path) -> Catalog:
         db.execute("PRAGMA foreign_keys=ON")
         db.executescript(_TABLES)
         db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
-        found = int(db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()[0])
+        found = _migrated(db)
     except sqlite3.DatabaseError as error:
         raise StoreFailed(
             f"the catalog {path} cannot be used: {error}",
@@ -418,3 +460,14 @@ def open_catalog(path: Path) -> Catalog:
             hint="start the goexfs version that wrote it",
         )
     return Catalog(db)
+
+
+def _migrated(db: sqlite3.Connection) -> int:
+    """Bring an older catalog to this schema; returns the schema that it has then."""
+    found = int(db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()[0])
+    while found in _MIGRATIONS:
+        after = found + 1
+        step = f"UPDATE meta SET value='{after}' WHERE key='schema';"
+        db.executescript(f"BEGIN IMMEDIATE; {_MIGRATIONS[found]} {step} COMMIT;")
+        found = after
+    return found

@@ -27,10 +27,16 @@ from goexfsd.catalog import CommitRow
 from goexfsd.channel import Channel
 from goexfsd.commit import jobs as commit_jobs
 from goexfsd.session import Session
+from goexfsd.worker import Worker
 
 log = structlog.get_logger("goexfsd.decide")
 
 Listen = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def new_id() -> str:
+    """A fresh commit id."""
+    return f"c-{secrets.token_hex(6)}"
 
 
 @dataclass(slots=True)
@@ -83,7 +89,7 @@ async def commit(
         await _check_reviewed(session, reviewed)
         await session.settle("before commit")
         row = CommitRow(
-            id=f"c-{secrets.token_hex(6)}",
+            id=new_id(),
             session=session.id,
             uid=session.row.uid,
             message=message,
@@ -101,7 +107,7 @@ async def commit(
                 warnings = await _review(session, row, paths)
                 result = await _run(session, row, paths, listen)
             except BaseException:
-                if not session.house.catalog.commits(session=session.id, state="intent"):
+                if not session.house.catalog.unfinished(session.id):
                     session.enter("kept")
                 raise
             if result.closed:
@@ -144,24 +150,54 @@ async def _check_reviewed(session: Session, reviewed: int | None) -> None:
 async def _run(
     session: Session, row: CommitRow, paths: list[tuple[int, bytes]], listen: Listen
 ) -> CommitResult:
+    layers = {"source": session.house.store.checkpoint(session.id, row.source)}
+    options = {"commit": row.id, "paths": list(paths)}
+    row, final = await drive(session, row, commit_jobs.commit, layers, options, listen)
+    if final["event"] != "applied":
+        return _unchanged(session, final)
+    if row.partial:
+        with trio.CancelScope(shield=True):
+            final = await _rebase(session, row)
+    row = finish(session, row, final)
+    remaining = Summary.model_validate(final["remaining"])
+    return CommitResult(
+        commit=row.id,
+        session=session.id,
+        applied=row.applied,
+        remaining=remaining,
+        closed=not row.partial or remaining.total == 0,
+        losses=losses(session, final),
+        late=len(final["late"]),
+    )
+
+
+async def drive(
+    session: Session,
+    row: CommitRow,
+    entry: Callable[[Worker], None],
+    layers: dict[str, Path],
+    options: dict[str, Any],
+    listen: Listen,
+) -> tuple[CommitRow, dict[str, Any]]:
+    """Run a commit (or undo) worker from its start to its end, the intent durable in between.
+
+    Returns the row as it is then, and the worker's last message: ``applied``, or ``nothing`` or
+    ``conflicts`` when nothing was touched and the row is forgotten.  The caller calls ``finish``.
+    Raises when it was taken back.
+    """
     store, catalog = session.house.store, session.house.catalog
     before = await trio.to_thread.run_sync(
         store.create_commit, row.id, session.row.uid, session.row.gid
     )
     catalog.add_commit(row)
-    layers = {
-        "source": store.checkpoint(session.id, row.source),
-        "before": before,
-    }
-    options = {"commit": row.id, "paths": list(paths)}
     decided = False
     clean = False
     try:
-        async with session.job(commit_jobs.commit, layers, options) as channel:
+        async with session.job(entry, {**layers, "before": before}, options) as channel:
             early = await _until_intent(channel, listen)
             if early is not None:
                 clean = True
-                return _unchanged(session, early)
+                return row, early
             with trio.CancelScope(shield=True):
                 row = catalog.set_commit(row, state="intent")
                 decided = True
@@ -183,34 +219,30 @@ async def _run(
     if final["outcome"] == "back":
         await _take_back(session, row, clean=True)
         raise _taken_back(final)
-    if row.partial:
-        with trio.CancelScope(shield=True):
-            final = await _rebase(session, row)
-    row = finish(session, row, final)
-    remaining = Summary.model_validate(final["remaining"])
+    return row, final
+
+
+def losses(session: Session, final: dict[str, Any]) -> list[Loss]:
+    """What a worker could not carry over."""
     names = [root.name for root in session.row.roots]
-    return CommitResult(
-        commit=row.id,
-        session=session.id,
-        applied=row.applied,
-        remaining=remaining,
-        closed=not row.partial or remaining.total == 0,
-        losses=[
-            Loss(root=names[item["root"]], path=item["path"], what=item["what"])
-            for item in final["losses"]
-        ],
-        late=len(final["late"]),
-    )
+    return [
+        Loss(root=names[item["root"]], path=item["path"], what=item["what"])
+        for item in final["losses"]
+    ]
+
+
+def conflicts(early: dict[str, Any]) -> list[ConflictInfo]:
+    """The conflicts in a worker's last message."""
+    return [ConflictInfo.model_validate(item) for item in early.get("conflicts", ())]
 
 
 def _unchanged(session: Session, early: dict[str, Any]) -> CommitResult:
     """The result of a commit that ended before its intent: conflicts, or nothing to do."""
-    conflicts = [ConflictInfo.model_validate(item) for item in early.get("conflicts", ())]
     return CommitResult(
         commit=None,
         session=session.id,
         applied=Summary(),
-        conflicts=conflicts,
+        conflicts=conflicts(early),
         remaining=Summary(),
         closed=False,
     )

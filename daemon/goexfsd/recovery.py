@@ -91,7 +91,7 @@ async def recover(house: House) -> None:
     for commit in catalog.commits(state="staging") + catalog.commits(state="intent"):
         await _settle_commit(house, commit)
     for row in catalog.sessions(frozenset(("committing",))):
-        if not catalog.commits(session=row.id, state="intent"):
+        if not catalog.unfinished(row.id):
             Session(house, row).enter("kept")
     await collect(house)
 
@@ -101,7 +101,9 @@ async def _settle_commit(house: House, commit: CommitRow) -> None:
     assert row is not None
     session = Session(house, row)
     try:
-        final = await decide.roll(session, commit, house.store.layer(row.id))
+        # An undo takes nothing out of a layer; its session may long be over.
+        live = None if commit.undoes is not None else house.store.layer(row.id)
+        final = await decide.roll(session, commit, live)
     except GoexfsError as error:
         log.error("a commit is pending", commit=commit.id, error=error.message)
         return
@@ -111,7 +113,7 @@ async def _settle_commit(house: House, commit: CommitRow) -> None:
         return
     decide.finish(session, commit, final)
     log.warning("commit rolled forward", commit=commit.id)
-    if row.state == "committing":
+    if row.state == "committing" and commit.undoes is None:
         if commit.partial and final["remaining_total"]:
             session.enter("kept")
         else:

@@ -24,8 +24,8 @@ from pydantic import TypeAdapter, ValidationError
 from goexfs import protocol as p
 from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
 from goexfs.names import display, from_wire
-from goexfsd import decide, doctor, policies, steps
-from goexfsd.catalog import RootRow, SessionRow
+from goexfsd import decide, doctor, policies, steps, undo
+from goexfsd.catalog import CommitRow, RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
 from goexfsd.probe import probe
@@ -351,7 +351,7 @@ class Service:
             session=live.info(),
             checkpoints=catalog.checkpoints(row.id),
             steps=[step.info() for step in catalog.steps(row.id)],
-            commits=[c.info() for c in catalog.commits(session=row.id) if c.state == "done"],
+            commits=undo.infos(self.house, row.id),
         )
 
     # -- deciding ----------------------------------------------------------------------------
@@ -391,6 +391,19 @@ class Service:
             with trio.CancelScope(shield=True):
                 await self._end(session)
         return result
+
+    async def undo(self, call: Call, request: p.Undo) -> p.UndoResult:
+        peer = call.peer
+        if request.commit is None:
+            row = undo.newest(self.house, peer.uid, request.cwd)
+        else:
+            row = self._commit_row(peer, request.commit)
+
+        async def listen(message: dict[str, Any]) -> None:
+            if message["event"] == "progress":
+                await _progress(call, message)
+
+        return await undo.undo(self.house, self.locks, row, message=request.message, listen=listen)
 
     async def discard(self, call: Call, request: p.Discard) -> p.DiscardResult:
         session = self._find(call.peer, request.session, request.cwd)
@@ -447,6 +460,14 @@ class Service:
         if ended is not None and self._may(peer, ended):
             return ended
         raise NotFound(f"there is no session {display(named)}", hint="goexfs ls lists them")
+
+    def _commit_row(self, peer: Peer, named: str) -> CommitRow:
+        row = self.house.catalog.commit(named)
+        if row is None or peer.uid not in (0, row.uid):
+            raise NotFound(
+                f"there is no commit {display(named)}", hint="goexfs log lists a session's commits"
+            )
+        return row
 
     def _by_directory(self, peer: Peer, cwd: str | None) -> Session:
         own = [s for s in self.sessions.values() if s.row.uid == peer.uid]

@@ -27,6 +27,7 @@ VERBS = {
     "checkpoint": Verb("checkpoint", "Remember the view as it is now."),
     "rewind": Verb("rewind", "Take the view back, or forward, to a checkpoint."),
     "commit": Verb("commit", "Apply a session's changes to the real directories."),
+    "undo": Verb("undo", "Take a commit back by a new one."),
     "discard": Verb("discard", "Throw a session and its changes away."),
     "doctor": Verb("doctor", "Check what goexfs needs of this machine."),
     "policy": Verb("policy", "Show what a script may do and use, and why."),

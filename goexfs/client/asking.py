@@ -83,10 +83,16 @@ def path(value: Path) -> str:
 def where(session: Session) -> dict[str, Any]:
     """``session`` and ``cwd`` of a request."""
     chosen = session if session is None or isinstance(session, str) else session.session
+    directory = here()
+    return {"session": chosen} if directory is None else {"session": chosen, "cwd": directory}
+
+
+def here() -> str | None:
+    """The current directory; None where it was removed under us: then it picks nothing."""
     try:
-        return {"session": chosen, "cwd": path(pathlib.Path.cwd())}
-    except FileNotFoundError:  # a directory that was removed under us picks nothing
-        return {"session": chosen}
+        return path(pathlib.Path.cwd())
+    except FileNotFoundError:
+        return None
 
 
 def mount(roots: Sequence[Path], name: str | None, at: Path | None) -> Mount:

@@ -45,6 +45,8 @@ from goexfs.protocol import (
     SessionInfo,
     Status,
     StatusResult,
+    Undo,
+    UndoResult,
 )
 from goexfs.wire import (
     Lines,
@@ -304,6 +306,20 @@ class TrioClient:
             checkpoint=checkpoint,
         )
         return await self._ask(request, CommitResult, _progress(on_progress))
+
+    async def undo(
+        self,
+        commit: str | None = None,
+        *,
+        message: str = "",
+        on_progress: OnProgress | None = None,
+    ) -> UndoResult:
+        """Take a commit back by a new one; None: your newest that stands, best in this directory.
+
+        Nothing was touched where the result has ``conflicts``.
+        """
+        request = asking.build(Undo, commit=commit, cwd=asking.here(), message=message)
+        return await self._ask(request, UndoResult, _progress(on_progress))
 
     async def discard(self, session: Session = None) -> DiscardResult:
         return await self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)

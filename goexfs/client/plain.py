@@ -38,6 +38,8 @@ from goexfs.protocol import (
     SessionInfo,
     Status,
     StatusResult,
+    Undo,
+    UndoResult,
 )
 from goexfs.wire import Connection, Message, answers, decode, is_event, result
 from goexfs.wire import connect as open_connection
@@ -209,6 +211,20 @@ class Client:
             checkpoint=checkpoint,
         )
         return self._ask(request, CommitResult, _progress(on_progress))
+
+    def undo(
+        self,
+        commit: str | None = None,
+        *,
+        message: str = "",
+        on_progress: OnProgress | None = None,
+    ) -> UndoResult:
+        """Take a commit back by a new one; None: your newest that stands, best in this directory.
+
+        Nothing was touched where the result has ``conflicts``.
+        """
+        request = asking.build(Undo, commit=commit, cwd=asking.here(), message=message)
+        return self._ask(request, UndoResult, _progress(on_progress))
 
     def discard(self, session: Session = None) -> DiscardResult:
         return self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)

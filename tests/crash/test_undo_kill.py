@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cases import Case, fresh
 from committing import Bench, Ran, litter
 from manifests import Manifest, differences
-from test_commit_kill import Case, fresh
 
 pytestmark = pytest.mark.timeout(600)
 

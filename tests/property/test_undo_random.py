@@ -1,4 +1,4 @@
-"""Random sessions: an undo gives the tree before the commit back, an undo of that the tree after."""
+"""Random sessions: undo gives the tree before the commit, undo of that the tree after it."""
 
 from __future__ import annotations
 

@@ -99,3 +99,27 @@ def test_a_later_schema_is_refused(catalog: Catalog, path: Path) -> None:
     db.close()
     with pytest.raises(StoreFailed, match="schema 99"):
         open_catalog(path)
+
+
+def test_an_older_catalog_is_brought_along(catalog: Catalog, path: Path) -> None:
+    catalog.add_commit(COMMIT)
+    with sqlite3.connect(path) as db:
+        for column in ("undoes", "bytes", "dropped"):
+            db.execute(f"ALTER TABLE commits DROP COLUMN {column}")
+        db.execute("UPDATE meta SET value='1' WHERE key='schema'")
+    db.close()
+    for _ in range(2):
+        again = open_catalog(path)
+        try:
+            assert again.commits() == [COMMIT]
+        finally:
+            again.close()
+
+
+def test_what_was_undone_by_what(catalog: Catalog) -> None:
+    catalog.add_commit(replace(COMMIT, state="done"))
+    catalog.add_commit(replace(COMMIT, id="c-2", state="intent", undoes="c-1"))
+    assert catalog.undone() == {}
+    assert catalog.unfinished("s-1") == []
+    catalog.set_commit(replace(COMMIT, id="c-2", undoes="c-1"), state="done")
+    assert catalog.undone() == {"c-1": "c-2"}

@@ -98,5 +98,9 @@ def _by_hand(checkpoint: dict[str, Any]) -> tuple[str, str, str]:
 
 def _commit(commit: dict[str, Any]) -> tuple[str, str, str]:
     first = visible(commit["message"]).split("\n")[0]
-    what = f"commit {commit['commit']}" + (f": {first}" if first else "")
-    return what, "partial" if commit["partial"] else "", show.summary(commit["applied"])
+    what = f"commit {commit['commit']}"
+    if commit.get("undoes"):
+        what += f" undoes {commit['undoes']}"
+    what += f": {first}" if first else ""
+    result = "undone" if commit.get("undone_by") else "partial" if commit["partial"] else ""
+    return what, result, show.summary(commit["applied"])
