@@ -8,11 +8,13 @@ taken, and the step is recorded with what it changed.
 from __future__ import annotations
 
 import base64
+import math
 import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import structlog
 import trio
@@ -22,6 +24,7 @@ from goexfs.errors import GoexfsError, Internal, SandboxFailed, Usage, ViewFaile
 from goexfsd import policies, sandbox
 from goexfsd.catalog import StepRow
 from goexfsd.config import Config
+from goexfsd.measure import measure
 from goexfsd.server import Call
 from goexfsd.session import Session
 from goexfsd.store import Store
@@ -160,6 +163,9 @@ def _cwd(session: Session, cwd: str | None) -> str:
     return session.row.roots[0].path
 
 
+LayerLimit = Literal["layer_bytes", "layer_inodes"]
+
+
 class _Step:
     def __init__(
         self,
@@ -175,6 +181,8 @@ class _Step:
         self.request = request
         self.chosen = chosen.resolved
         self.policy = self.chosen.policy
+        self.over: list[LayerLimit] = []
+        self.unmeasured: GoexfsError | None = None
         limit = self.policy.output_bytes
         self.kept = {"stdout": Kept(limit), "stderr": Kept(limit)}
         catalog = session.house.catalog
@@ -237,6 +245,8 @@ class _Step:
         async with trio.open_nursery() as nursery:
             running = sandbox.Running()
             nursery.start_soon(self._listen, send, running)
+            if (self.policy.layer_bytes, self.policy.layer_inodes) != (None, None):
+                nursery.start_soon(self._watch_layer, running)
             outcome = await sandbox.run(
                 launch,
                 cgroups=self.sandboxes.cgroups,
@@ -246,7 +256,30 @@ class _Step:
                 running=running,
             )
             nursery.cancel_scope.cancel()
+        if self.unmeasured is not None:
+            raise SandboxFailed(
+                f"the script was ended: its changes could not be measured:"
+                f" {self.unmeasured.message}"
+            )
         return outcome
+
+    async def _watch_layer(self, running: sandbox.Running) -> None:
+        """End the script once the layer holds more than the policy lets it."""
+        session, policy = self.session, self.policy
+        most_bytes = math.inf if policy.layer_bytes is None else policy.layer_bytes
+        most_inodes = math.inf if policy.layer_inodes is None else policy.layer_inodes
+        layers = {"live": session.house.store.layer(session.id)}
+        try:
+            async with session.job(measure, layers, {}) as channel:
+                while not self.over:
+                    held = await channel.expect("held")
+                    if held["bytes"] > most_bytes:
+                        self.over.append("layer_bytes")
+                    if held["inodes"] > most_inodes:
+                        self.over.append("layer_inodes")
+        except GoexfsError as error:
+            self.unmeasured = error
+        running.signal("KILL")
 
     async def _output(self, stream: str, data: bytes) -> None:
         self.kept["stdout" if stream == "pty" else stream].add(data)
@@ -336,7 +369,7 @@ class _Step:
             stderr=stderr.data().decode("utf-8", "replace") if quiet else None,
             truncated=self.row.truncated,
             policy=self.chosen.name,
-            exceeded=list(outcome.exceeded),
+            exceeded=[*outcome.exceeded, *self.over],
         )
 
 

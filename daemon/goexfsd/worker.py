@@ -41,6 +41,7 @@ PRELOAD = [
     "encodings.idna",
     "goexfsd.probe",
     "goexfsd.rulebook",
+    "goexfsd.measure",
     "goexfsd.view.worker",
     "goexfsd.commit.jobs",
     "goexfsd.layer.jobs",

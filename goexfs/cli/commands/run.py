@@ -117,8 +117,8 @@ def run(params: Message, source: Source | None, stream: bool) -> Message:
 _LIMITS = {
     "memory": "memory: something was killed for want of it (--memory raises it)",
     "processes": "processes: some could not be started (--processes raises it)",
-    "layer_bytes": "changed data: writes failed for want of room (--layer raises it)",
-    "layer_inodes": "changed entries: some could not be made (layer_inodes in a policy raises it)",
+    "layer_bytes": "changed data, and was ended (--layer raises it)",
+    "layer_inodes": "changed entries, and was ended (layer_inodes in a policy raises it)",
 }
 
 

@@ -153,3 +153,34 @@ def test_nothing_survives_however_the_step_ends(field: Field, how: str) -> None:
     while alive(marked) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert alive(marked) == []
+
+
+FILLS = {
+    "bytes": ("head -c 200M /dev/urandom > big; sleep 20", "layer_bytes"),
+    "bytes in many files": (
+        "i=0; while :; do head -c 1M /dev/urandom > f$i; i=$((i+1)); done", "layer_bytes",
+    ),
+    "entries": ("i=0; while :; do : > f$i; i=$((i+1)); done", "layer_inodes"),
+    "directories, deep": ("while :; do mkdir d && cd d; done", "layer_inodes"),
+    "links": ("ln README.md x; i=0; while :; do ln -s x l$i; i=$((i+1)); done", "layer_inodes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", FILLS)
+def test_what_a_session_changes_is_bounded(field: Field, way: str) -> None:
+    script, limit = FILLS[way]
+    (field.root / ".goexfs.toml").write_text('layer_bytes = "32M"\nlayer_inodes = 500\n')
+    began = time.monotonic()
+    found = field.json("run", "--timeout", "15", "--", "sh", "-c", script, status=137)
+    assert found["exceeded"] == [limit]
+    assert time.monotonic() - began < 12
+    held = field.json("status")["layer_bytes"]
+    assert held < 256 * 2**20
+    field.goexfs("rewind", "0")
+    assert field.goexfs("run", "--", "echo", "fine").strip() == "fine"
+
+
+def test_one_file_is_bounded_at_once(field: Field) -> None:
+    (field.root / ".goexfs.toml").write_text('file_bytes = "1M"\n')
+    field.goexfs("run", "--", "sh", "-c", "head -c 10M /dev/zero > big", status=None)
+    assert field.goexfs("run", "--", "stat", "-c", "%s", "big").strip() == str(2**20)
