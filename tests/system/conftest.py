@@ -11,13 +11,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import leaks
+from bases import make_tree, mounted_image
 from daemons import Daemon, Done, Goexfs, MakeDaemon, User
 from manifests import Manifest, manifest
 
@@ -51,27 +51,6 @@ def ordinary_user() -> User:
 @pytest.fixture
 def other_user() -> User:
     return User(21002, 21002)
-
-
-@contextmanager
-def mounted_image(directory: Path, size: int, fstype: str = "btrfs") -> Iterator[Path]:
-    """A fresh file system of ``size`` bytes in an image, mounted below ``directory``."""
-    image, mount = directory / f"{fstype}.img", directory / fstype
-    mount.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(size)
-    quiet = {"btrfs": ["-q", "-K"], "ext4": ["-q"]}.get(fstype, [])
-    if fstype == "btrfs" and size < 256 * 2**20:
-        quiet += ["--mixed"]
-    subprocess.run([f"mkfs.{fstype}", *quiet, str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(mount)], check=True)
-    mount.chmod(0o755)
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
-        image.unlink()
-        mount.rmdir()
 
 
 @pytest.fixture
@@ -172,36 +151,6 @@ def goexfs_json(goexfs: Goexfs) -> Callable[..., Any]:
 def tree(arena: Path, ordinary_user: User) -> Path:
     """A small project of ``ordinary_user``'s with one of everything that must survive."""
     return make_tree(arena / "project", ordinary_user)
-
-
-def make_tree(top: Path, owner: User) -> Path:
-    """Files, links of both kinds, a fifo, modes, xattrs, an ACL, holes, odd names, old times."""
-    (top / "src" / "deep" / "er").mkdir(parents=True)
-    (top / "empty").mkdir()
-    (top / "README.md").write_text("# project\n")
-    (top / "src" / "main.py").write_text("print('hello')\n")
-    (top / "src" / "deep" / "er" / "data.bin").write_bytes(bytes(range(256)) * 64)
-    (top / "run.sh").write_text("#!/bin/sh\necho ran\n")
-    (top / "run.sh").chmod(0o755)
-    (top / "private").write_text("secret\n")
-    (top / "private").chmod(0o600)
-    os.link(top / "src" / "main.py", top / "src" / "same.py")
-    (top / "link").symlink_to("src/main.py")
-    (top / "dangling").symlink_to("/nowhere/at/all")
-    os.mkfifo(top / "pipe", 0o640)
-    (top / os.fsdecode(b"odd \xff\n\x1b[31m name")).write_text("odd\n")
-    with open(top / "sparse", "wb") as file:
-        file.write(b"head")
-        file.seek(8 * 2**20)
-        file.write(b"tail")
-    os.setxattr(top / "README.md", "user.note", b"kept")
-    owner.own(top)
-    subprocess.run(["setfacl", "-m", f"u:{owner.uid + 1}:r", top / "README.md"], check=True)
-    for directory, names, files in os.walk(top, topdown=False):
-        for name in (*names, *files):
-            path = os.path.join(directory, name)
-            os.utime(path, ns=(10**18, 10**18 + 1234567), follow_symlinks=False)
-    return top
 
 
 @pytest.fixture(name="manifest")
