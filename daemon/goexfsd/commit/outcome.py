@@ -54,7 +54,10 @@ def tidied(plan: Plan, base: Base, before: list[Line]) -> list[Line]:
             continue
         number, fields = line["now"]
         node, was = plan.nodes[number], Identity(*fields)
-        st = base.look(node.root, path_of(plan, number))
+        try:
+            st = base.look(node.root, path_of(plan, number))
+        except PermissionError:
+            st = None  # below a directory whose mode, set by now, keeps its owner out
         if st is not None:
             now = Identity.of(st, base.root_devs[node.root])
             was = now if _only_tidied(was, now) else was
