@@ -61,10 +61,6 @@ END
         echo w > write-only; chmod 200 write-only
     """,
 }
-_OPEN = (
-    "the view keeps the layer's entries on disk with the modes that the script gave them, and a"
-    " change worker without root's rights cannot read those of a checkpoint"
-)
 
 
 def _without_times(found: Manifest) -> Manifest:
@@ -73,15 +69,7 @@ def _without_times(found: Manifest) -> Manifest:
     }
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(reason=_OPEN, strict=True) if "keep" in name else (),
-        )
-        for name in SCRIPTS
-    ]
-)
+@pytest.fixture(params=SCRIPTS)
 def script(request: pytest.FixtureRequest) -> str:
     return SCRIPTS[request.param]
 

@@ -199,7 +199,7 @@ class _Log:
         """What stays valid of the old log, in its order, and the new records before it."""
         found = list(self._kept)
         for record in records:
-            if (record.root, record.upper_ino) in self._gone:
+            if (record.root, record.upper_ino) in self._gone and record.kind is not Kind.MODE:
                 continue
             if record.kind not in _SEEN:
                 found.append(record)

@@ -17,7 +17,7 @@ from goexfsd.commit.base import GONE
 from goexfsd.commit.faithful import DATA, HANDLE, Meta, layer_xattrs_of
 from goexfsd.commit.places import leaf, parent
 from goexfsd.layer.changes import Change, Root
-from goexfsd.layer.format import INDEX, UPPER
+from goexfsd.layer.format import ACCESS_ACL, INDEX, UPPER, acl_with_mode
 from goexfsd.layer.seen import Seen
 
 
@@ -86,7 +86,10 @@ class Source:
         try:
             link = stat.S_ISLNK(change.st.st_mode)
             target = os.readlink(b"", dir_fd=fd) if link else None
-            return Meta.of(change.st, layer_xattrs_of(fd), target)
+            xattrs = layer_xattrs_of(fd)
+            if ACCESS_ACL in xattrs:
+                xattrs[ACCESS_ACL] = acl_with_mode(xattrs[ACCESS_ACL], change.st.st_mode)
+            return Meta.of(change.st, xattrs, target)
         finally:
             os.close(fd)
 

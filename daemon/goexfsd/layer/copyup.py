@@ -16,12 +16,11 @@ import stat
 from dataclasses import replace
 
 from goexfsd import kernel
-from goexfsd.layer.format import escape_xattr
+from goexfsd.layer.format import ACCESS_ACL, escape_xattr
 from goexfsd.layer.origins import NOTHING, Kind
 from goexfsd.layer.writer import Layer, in_dir
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-ACCESS_ACL = b"system.posix_acl_access"
 CAPABILITY = b"security.capability"
 
 Source = int | bytes
@@ -117,8 +116,7 @@ def dress(
     """Give the upper entry ``name`` the owner, xattrs, mode and times of the base entry
     ``source`` (an open file, or a path through a descriptor) with status ``st``.
 
-    Whoever cannot chown gets an OWNER record.  A directory that its owner may not write stays
-    writable until ``settle``.
+    Whoever cannot chown gets an OWNER record; what its mode would keep from us, a MODE record.
     """
     path = in_dir(dir_fd, name)
     made = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
@@ -130,18 +128,9 @@ def dress(
         if acl is not None:
             with contextlib.suppress(PermissionError):
                 os.setxattr(path, ACCESS_ACL, acl, follow_symlinks=False)
-        if stat.S_ISDIR(st.st_mode) and mode & 0o700 != 0o700 and not layer.privileged:
-            layer.lend_mode(root, made.st_ino, st.st_mode)
-            os.chmod(name, mode | 0o700, dir_fd=dir_fd)
+        layer.stand(root, dir_fd, name)
     _copy_capability(source, path)
     os.utime(name, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
-
-
-def settle(layer: Layer, root: int, dir_fd: int, name: bytes, upper_ino: int, mode: int) -> None:
-    """Take back what ``dress`` lent, once the directory is in place."""
-    if upper_ino in layer.ledger.modes:
-        os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd)
-        layer.return_mode(root, upper_ino)
 
 
 def _own(

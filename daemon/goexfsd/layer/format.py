@@ -23,11 +23,14 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 
 UPPER = b"upper"
 WORK = b"work"
 INDEX = b"index"
 ORIGINS = b"origins"
+
+ACCESS_ACL = b"system.posix_acl_access"
 
 OPAQUE = b"user.overlay.opaque"
 REDIRECT = b"user.overlay.redirect"
@@ -35,6 +38,28 @@ MARKERS = b"user.overlay."
 ESCAPED = b"user.overlay.overlay."
 
 WHITEOUT_RDEV = 0
+
+
+_ACL_HEAD = 4
+_ACL_ENTRY = struct.Struct("<HHI")  # tag, permissions, id
+_ACL_USER_OBJ = 0x01
+
+
+def owner_needs(mode: int) -> int:
+    """The permission bits that the layer's owner keeps on disk on an entry of this type."""
+    if stat.S_ISDIR(mode):
+        return 0o700
+    return 0o600 if stat.S_ISREG(mode) else 0
+
+
+def acl_with_mode(acl: bytes, mode: int) -> bytes:
+    """An access ACL (the value of its attribute) with the owner's permissions of ``mode``."""
+    found = bytearray(acl)
+    for at in range(_ACL_HEAD, len(acl) - _ACL_ENTRY.size + 1, _ACL_ENTRY.size):
+        tag, _, ident = _ACL_ENTRY.unpack_from(found, at)
+        if tag == _ACL_USER_OBJ:
+            _ACL_ENTRY.pack_into(found, at, tag, mode >> 6 & 7, ident)
+    return bytes(found)
 
 
 def is_whiteout(st: os.stat_result) -> bool:

@@ -13,8 +13,11 @@ Records:
 * HIDE: base entry ``path`` with ``identity`` was deleted, renamed away or replaced;
 * ALIAS: base path ``path``, another name of the several-named base file that ``upper_ino`` is
   the copy of, now has an upper entry or a whiteout of its own;
-* MODE: ``identity.mode`` is the true mode of ``upper_ino`` while its bits on disk are widened
-  for a moment (owner access to a read-only directory); ``identity.mode`` 0 ends it;
+* MODE: the owner's bits of ``identity.mode`` are the true ones of ``upper_ino``, whose bits on
+  disk are wider; ``identity.mode`` 0 ends it.  It stands as long as the true ones are narrow: in
+  the layer an owner without root's rights keeps all rights on directories and reads and writes
+  files, so that no mode that a script sets keeps a worker from the layer or from a checkpoint.
+  (An access ACL on disk has the wider bits, too: ``format.acl_with_mode``);
 * TIMES: the times of ``upper_ino`` were set by the user (utimensat with a given time);
 * OWNER: the view shows ``identity.uid/gid`` for ``upper_ino`` though the disk could not be told.
 

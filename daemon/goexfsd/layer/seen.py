@@ -89,7 +89,7 @@ class Seen:
             return st
         fields = list(st)
         if ino in self.modes:
-            fields[0] = (st.st_mode & ~0o7777) | (self.modes[ino] & 0o7777)
+            fields[0] = (st.st_mode & ~0o700) | (self.modes[ino] & 0o700)
         if ino in self.owners:
             fields[4], fields[5] = self.owners[ino]
         named = {name: getattr(st, name) for name in _NAMED}

@@ -20,10 +20,12 @@ from goexfs.errors import Denied, Limit, StoreFailed
 from goexfs.names import display
 from goexfsd import kernel
 from goexfsd.layer.format import (
+    ACCESS_ACL,
     INDEX,
     OPAQUE,
     REDIRECT,
     UPPER,
+    acl_with_mode,
     is_whiteout,
     unescape_xattr,
 )
@@ -526,6 +528,8 @@ class Tree:
                 found[user] = os.getxattr(place, stored_name, follow_symlinks=False)
             except OSError:
                 continue
+            if user == ACCESS_ACL:
+                found[user] = acl_with_mode(found[user], entry.st.st_mode)
         return found
 
 

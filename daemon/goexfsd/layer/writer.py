@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from goexfsd import kernel
-from goexfsd.layer.format import INDEX, OPAQUE, ORIGINS, REDIRECT, UPPER, WORK
+from goexfsd.layer.format import INDEX, OPAQUE, ORIGINS, REDIRECT, UPPER, WORK, owner_needs
 from goexfsd.layer.ledger import Key, Ledger
 from goexfsd.layer.origins import NOTHING, Identity, Kind, Record, encode, load
 
@@ -159,6 +159,23 @@ class Layer:
             return None
 
     # -- rights ------------------------------------------------------------------------------
+
+    def stand(self, root: int, dir_fd: int, name: bytes, asked: int = 0o7777) -> None:
+        """Give the owner lasting rights on an upper entry whose mode withholds them.
+
+        A MODE record says what the view shows: the mode on disk without the owner's bits that
+        are not in ``asked``.  An entry that needs no record (any more) has none afterwards.
+        """
+        st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        needs = 0 if self.privileged else owner_needs(st.st_mode)
+        true = st.st_mode & (asked | ~0o700)
+        if needs & ~true == 0:
+            if st.st_ino in self.ledger.modes:
+                self.return_mode(root, st.st_ino)
+            return
+        self.lend_mode(root, st.st_ino, true)
+        if needs & ~st.st_mode:
+            os.chmod(name, stat.S_IMODE(st.st_mode) | needs, dir_fd=dir_fd)
 
     @contextlib.contextmanager
     def widened(self, root: int, places: Sequence[tuple[int, bytes]]) -> Iterator[None]:

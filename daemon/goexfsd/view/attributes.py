@@ -62,7 +62,7 @@ class Attributes:
     def _override(self, entry: pyfuse3.EntryAttributes, node: Node) -> None:
         mode = self.ledger.modes.get(node.upper_ino)
         if mode is not None:
-            entry.st_mode = stat.S_IFMT(entry.st_mode) | mode
+            entry.st_mode = (entry.st_mode & ~0o700) | (mode & 0o700)
         owner = self.ledger.owners.get(node.upper_ino)
         if owner is not None:
             entry.st_uid, entry.st_gid = owner

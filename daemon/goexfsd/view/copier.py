@@ -113,7 +113,6 @@ class Copier:
                 layer.discard(tmp)
                 raise
             here, there = node.name, tree.upper_fd(tree.parent_of(node))
-        copyup.settle(layer, node.root, there, here, ino, st.st_mode)
         self.table.leave_lower(node)
         self.table.place_upper(node, ino)
         node.subdirs = 0

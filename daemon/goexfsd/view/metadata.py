@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from pyfuse3 import EntryAttributes, RequestContext, SetattrFields, StatvfsData
 
-from goexfsd.layer.format import escape_xattr, unescape_xattr
+from goexfsd.layer.format import ACCESS_ACL, acl_with_mode, escape_xattr, unescape_xattr
 from goexfsd.layer.origins import NOTHING, Kind
 from goexfsd.view.data import Data
 from goexfsd.view.handling import handler
@@ -23,7 +23,7 @@ from goexfsd.view.names import Names
 from goexfsd.view.node import Node
 
 CAPABILITY = b"security.capability"
-_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_ACLS = (ACCESS_ACL, b"system.posix_acl_default")
 _NOW_NS = 100_000_000
 """A time nearer to the clock than this was not given by anybody (utimensat with NOW)."""
 
@@ -76,14 +76,18 @@ class Metadata(Names, Data):
 
     def _chmod(self, node: Node, mode: int) -> None:
         self.changer.copy_up(node)
+        layer = self.tree.layer
+        needs = self._lent(node.kind)
+        if needs & ~mode:
+            layer.lend_mode(node.root, node.upper_ino, node.kind | mode)
         path, follow = self.tree.path(node)
         if follow:
-            os.chmod(path, mode)
+            os.chmod(path, mode | needs)
         else:
             name, at = self.tree.place(node)
-            os.chmod(name, mode, dir_fd=at)
-        if node.upper_ino in self.tree.ledger.modes:
-            self.tree.layer.return_mode(node.root, node.upper_ino)
+            os.chmod(name, mode | needs, dir_fd=at)
+        if needs & ~mode == 0 and node.upper_ino in layer.ledger.modes:
+            layer.return_mode(node.root, node.upper_ino)
 
     def _chown(self, node: Node, uid: int, gid: int) -> None:
         self.changer.copy_up(node)
@@ -140,9 +144,14 @@ class Metadata(Names, Data):
     def _get(self, node: Node, name: bytes) -> bytes:
         stored = escape_xattr(name) if node.upper else name
         if node.readable:
-            return os.getxattr(node.fd, stored)
-        path, follow = self.tree.path(node)
-        return os.getxattr(path, stored, follow_symlinks=follow)
+            value = os.getxattr(node.fd, stored)
+        else:
+            path, follow = self.tree.path(node)
+            value = os.getxattr(path, stored, follow_symlinks=follow)
+        if name == ACCESS_ACL and node.upper:
+            mode = self.tree.ledger.modes.get(node.upper_ino)
+            return value if mode is None else acl_with_mode(value, mode)
+        return value
 
     @handler
     def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -160,6 +169,9 @@ class Metadata(Names, Data):
         node = self._for_xattr(inode, name)
         path, follow = self.tree.path(node)
         os.setxattr(path, escape_xattr(name), value, follow_symlinks=follow)
+        if name == ACCESS_ACL and not node.gone:  # it has the owner's bits of the mode
+            place, at = self.tree.place(node)
+            self.tree.layer.stand(node.root, at, place)
         self._forget_xattrs(node)
 
     @handler

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext
 
+from goexfsd.layer.format import owner_needs
 from goexfsd.view.attributes import LIVE
 from goexfsd.view.handling import State, handler
 from goexfsd.view.node import TOP, Node
@@ -102,6 +103,15 @@ class Names(State):
         inherits = os.fstat(self.tree.upper_fd(parent)).st_mode & stat.S_ISGID
         return ctx.uid, -1 if inherits else ctx.gid
 
+    def _lent(self, mode: int) -> int:
+        """The rights that the worker keeps on a new entry, whatever mode was asked for."""
+        return 0 if self.tree.layer.privileged else owner_needs(mode)
+
+    def _withhold(self, parent: Node, name: bytes, mode: int) -> None:
+        """Have the view withhold what a new entry's mode does and the layer cannot."""
+        if self._lent(mode) & ~mode:
+            self.tree.layer.stand(parent.root, self.tree.upper_fd(parent), name, mode)
+
     def _made(self, parent: Node, name: bytes) -> EntryAttributes:
         """The answer for an entry that was just created."""
         self.tree.layer.changes += 1
@@ -118,7 +128,7 @@ class Names(State):
         owner = self._owner(parent, ctx)
 
         def make(at: int, to: bytes) -> int:
-            fd = os.open(to, _CREATE, mode, dir_fd=at)
+            fd = os.open(to, _CREATE, mode | self._lent(stat.S_IFREG), dir_fd=at)
             if owner is not None:
                 os.fchown(fd, *owner)
                 if mode & _SPECIAL:
@@ -126,6 +136,7 @@ class Names(State):
             return fd
 
         fd = self.changer.create(parent, name, make)
+        self._withhold(parent, name, stat.S_IFREG | mode)
         self.tree.layer.changes += 1
         st = os.fstat(fd)
         node = self.tree.node(parent, name, st, True)
@@ -151,13 +162,14 @@ class Names(State):
         owner = self._owner(parent, ctx)
 
         def make(at: int, to: bytes) -> None:
-            os.mknod(to, mode, rdev, dir_fd=at)
+            os.mknod(to, mode | self._lent(mode), rdev, dir_fd=at)
             if owner is not None:
                 os.chown(to, *owner, dir_fd=at, follow_symlinks=False)
                 if mode & _SPECIAL:
                     os.chmod(to, stat.S_IMODE(mode), dir_fd=at)
 
         self.changer.create(parent, name, make)
+        self._withhold(parent, name, mode)
         return self._made(parent, name)
 
     @handler
@@ -168,20 +180,15 @@ class Names(State):
         self.changer.may_create(parent, name)
         mode = self._mode(parent, stat.S_IMODE(mode), ctx)
         owner = self._owner(parent, ctx)
-        # Marking a directory and renaming it over a whiteout takes the owner's rights on it.
-        lent = 0 if self.tree.layer.privileged else 0o700 & ~mode
 
         def make(at: int, to: bytes) -> None:
-            os.mkdir(to, mode | lent, dir_fd=at)
+            os.mkdir(to, mode | self._lent(stat.S_IFDIR), dir_fd=at)
             self.tree.layer.set_opaque(at, to)
             if owner is not None:
                 os.chown(to, *owner, dir_fd=at, follow_symlinks=False)
 
         self.changer.create(parent, name, make, directory=True)
-        if lent:
-            at = self.tree.upper_fd(parent)
-            st = os.stat(name, dir_fd=at, follow_symlinks=False)
-            os.chmod(name, stat.S_IMODE(st.st_mode) & ~lent, dir_fd=at)
+        self._withhold(parent, name, stat.S_IFDIR | mode)
         return self._made(parent, name)
 
     @handler
