@@ -192,7 +192,7 @@ def test_worker_lists_changes_as_the_owner(workshop: Path) -> None:
     root = Root(0, "base", str(base))
     options = {"paths": [(0, b"a"), (0, "base64:bmV3/w==")], "patch": True}
     messages = run_changes(WorkerSpec(owner, (root,), {"to": str(layer)}, options))
-    assert messages[-1] == {"event": "done", "summary": {"modified": 1, "created": 1}}
+    assert messages[-1]["summary"] == {"modified": 1, "created": 1}
     listed = [each for message in messages for each in message.get("changes", ())]
     parsed = [protocol.Change.model_validate(each) for each in listed]
     assert [(c.kind, c.root, c.path) for c in parsed] == [
@@ -205,7 +205,7 @@ def test_worker_lists_changes_as_the_owner(workshop: Path) -> None:
     everything = run_changes(WorkerSpec(owner, (root,), {"to": str(layer)}))
     assert everything[-1]["summary"] == {"deleted": 1, "modified": 1, "created": 1}
     nothing = run_changes(WorkerSpec(owner, (root,), {"from": str(layer), "to": str(layer)}))
-    assert nothing[-1] == {"event": "done", "summary": {}}
+    assert nothing[-1]["summary"] == {}
 
 
 def test_file_that_its_owner_may_not_read_is_listed_all_the_same(workshop: Path) -> None:
@@ -225,6 +225,6 @@ def test_file_that_its_owner_may_not_read_is_listed_all_the_same(workshop: Path)
         layer = view.layer
     root = Root(0, "base", str(base))
     messages = run_changes(WorkerSpec(owner, (root,), {"to": str(layer)}, {"patch": True}))
-    assert messages[-1] == {"event": "done", "summary": {"modified": 1}}
+    assert messages[-1]["summary"] == {"modified": 1}
     (listed,) = (each for message in messages for each in message.get("changes", ()))
     assert listed["aspects"] == ["content", "mode"]

@@ -138,6 +138,8 @@ class Review:
             self._deleted(change)
         else:
             found += self._by_look(change, evidence)
+            if "content" in change.aspects and _is_emptied(change):
+                self._gone[change.root, change.path.rpartition(b"/")[0]] += 1
         if not found:
             return []
         self._counts.update(code for code, _ in found)
@@ -243,6 +245,11 @@ class Review:
                 yield "secret", format_name
 
 
+def _is_emptied(change: Change) -> bool:
+    st, old = change.st, change.old_st
+    return st is not None and old is not None and st.st_size == 0 < old.st_size
+
+
 def _rights(type_: str, mode: int, granted: bool, change: Change) -> Warnings:
     if mode & 0o6000 and type_ != "dir" and (granted or "content" in change.aspects):
         both = [name for bit, name in ((0o4000, "setuid"), (0o2000, "setgid")) if mode & bit]
@@ -289,7 +296,7 @@ def _git_config(change: Change, evidence: Evidence) -> Warnings:
         return
     found = settings.git(*texts)
     if found:
-        yield "git-config", ", ".join(name.rstrip("!:") for name in found)
+        yield "git-config", ", ".join(found)
 
 
 def _git_attributes(change: Change, evidence: Evidence) -> Warnings:
