@@ -56,6 +56,23 @@ def test_the_tests_that_durability_names_exist() -> None:
     assert [name for name in re.findall(r"::(test_\w+)", text) if f"def {name}(" not in known] == []
 
 
+def test_every_line_of_the_threat_model_names_tests_that_exist() -> None:
+    text = (HOUSE / "docs/threat-model.md").read_text(encoding="utf-8")
+    table = text.partition("| who tries what |")[2].partition("\n\n")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    known = set(
+        re.findall(
+            r"def (test_\w+)",
+            "".join(path.read_text() for path in HOUSE.glob("tests/**/test_*.py")),
+        )
+    )
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row[3])
+        assert named, row[1]
+        assert set(named) <= known, set(named) - known
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 def test_the_systemd_units_are_clean(tmp_path: Path) -> None:
     for name in ("goexfsd.service", "goexfsd.socket"):
