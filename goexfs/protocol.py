@@ -171,6 +171,11 @@ class CommitInfo(Reply):
     """The commit that this one took back."""
     undone_by: str | None = None
     """The commit that took this one back."""
+    undo_until: float | None = None
+    """It can be undone until then at the latest, earlier if newer commits need the room; None:
+    not any more."""
+    before_bytes: int = 0
+    """What its before-images take in the store; less where they are shared with the base."""
 
 
 # -- requests and their results -------------------------------------------------------------

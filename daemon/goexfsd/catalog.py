@@ -149,7 +149,7 @@ class CommitRow:
     dropped: float | None = None
     """When its before-images were thrown away; it cannot be undone since."""
 
-    def info(self, *, undone_by: str | None) -> CommitInfo:
+    def info(self, *, undone_by: str | None, until: float | None) -> CommitInfo:
         return CommitInfo(
             commit=self.id,
             session=self.session,
@@ -159,6 +159,8 @@ class CommitRow:
             partial=self.partial,
             undoes=self.undoes,
             undone_by=undone_by,
+            undo_until=until,
+            before_bytes=0 if self.dropped is not None else self.bytes,
         )
 
 

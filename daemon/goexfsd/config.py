@@ -93,6 +93,16 @@ class WarningRule(_Part):
         }
 
 
+class UndoConfig(_Part):
+    """How long a commit can be undone: whichever limit is met first, for each user."""
+
+    commits: int = Field(default=50, ge=0)
+    """The newest so many."""
+    days: float = Field(default=14, ge=0)
+    bytes: int = Field(default=10 * 1024**3, ge=0)
+    """Of before-images; the newest commit's are kept whatever they take."""
+
+
 class ViewConfig(_Part):
     """Mount options of the view.  ``suid``/``dev`` and no squashing are for conformance runs."""
 
@@ -109,6 +119,7 @@ class Config(_Part):
     runtime_dir: Path = Path("/run/goexfs")
     store: StoreConfig = StoreConfig()
     limits: LimitsConfig = LimitsConfig()
+    undo: UndoConfig = UndoConfig()
     view: ViewConfig = ViewConfig()
     network: Literal["none", "host"] = "none"
     """What a script gets where neither its policy nor its run says."""

@@ -46,6 +46,10 @@ class RootLocks:
     _held: list[str] = field(default_factory=list)
     _freed: trio.Condition = field(default_factory=trio.Condition)
 
+    def held(self, paths: Iterable[str]) -> bool:
+        """Whether an operation holds a root that is, contains or lies below one of ``paths``."""
+        return any(overlap(a, b) for a in paths for b in self._held)
+
     @asynccontextmanager
     async def exclusive(self, paths: Iterable[str]) -> AsyncIterator[None]:
         """Wait until no held path is, contains or lies below one of ``paths``; hold them."""
@@ -270,7 +274,11 @@ async def _take_back(session: Session, row: CommitRow, *, clean: bool) -> None:
 def finish(session: Session, row: CommitRow, final: dict[str, Any]) -> CommitRow:
     """Record that a commit is applied, durably."""
     return session.house.catalog.set_commit(
-        row, state="done", applied=Summary.model_validate(final["applied"]), ended=time.time()
+        row,
+        state="done",
+        applied=Summary.model_validate(final["applied"]),
+        ended=time.time(),
+        bytes=final["bytes"],
     )
 
 

@@ -123,7 +123,7 @@ async def _settle_commit(house: House, commit: CommitRow) -> None:
 async def collect(house: House) -> None:
     """Delete what the store holds and the catalog does not name."""
     live = {row.id for row in house.catalog.sessions(LIVE)}
-    known = {row.id for row in house.catalog.commits()}
+    known = {row.id for row in house.catalog.commits() if row.dropped is None}
     await trio.to_thread.run_sync(_collect, house.store, live, known)
 
 

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from goexfs import protocol as p
 from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
 from goexfs.names import display, from_wire
-from goexfsd import decide, doctor, policies, steps, undo
+from goexfsd import decide, doctor, policies, retention, steps, undo
 from goexfsd.catalog import CommitRow, RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
@@ -387,9 +387,11 @@ class Service:
             reviewed=request.checkpoint,
             listen=listen,
         )
-        if result.closed:
-            with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True):
+            if result.closed:
                 await self._end(session)
+            if result.commit is not None:
+                await retention.prune(self.house, self.locks)
         return result
 
     async def undo(self, call: Call, request: p.Undo) -> p.UndoResult:
@@ -486,7 +488,8 @@ class Service:
     # -- start and end -----------------------------------------------------------------------
 
     async def reopen(self) -> None:
-        """Serve the sessions that were open when the daemon last ended."""
+        """Serve the sessions that were open when the daemon last ended; drop what is too old."""
+        await retention.prune(self.house, self.locks)
         for row in self.house.catalog.sessions(frozenset(("open",))):
             session = Session(self.house, row)
             self.sessions[row.id] = session

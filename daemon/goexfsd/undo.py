@@ -16,7 +16,7 @@ from pathlib import Path
 
 from goexfs.errors import InvalidState, NotFound
 from goexfs.protocol import CommitInfo, Summary, UndoResult
-from goexfsd import decide
+from goexfsd import decide, retention
 from goexfsd.catalog import CommitRow
 from goexfsd.commit import jobs
 from goexfsd.decide import Listen, RootLocks, overlap
@@ -60,6 +60,7 @@ async def undo(
                 conflicts=decide.conflicts(final),
             )
         new = decide.finish(session, new, final)
+    await retention.prune(house, locks)
     return UndoResult(
         commit=new.id,
         undone=row.id,
@@ -149,4 +150,10 @@ def infos(house: House, sid: str) -> list[CommitInfo]:
     """The done commits of a session, as a client sees them."""
     undone = house.catalog.undone()
     rows = house.catalog.commits(session=sid, state="done")
-    return [row.info(undone_by=undone.get(row.id)) for row in rows]
+    return [
+        row.info(
+            undone_by=undone.get(row.id),
+            until=None if row.id in undone else retention.until(house.config.undo, row),
+        )
+        for row in rows
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from daemons import Daemon, Goexfs, User
+from daemons import Daemon, Goexfs, MakeDaemon, User
 from manifests import Manifest, differences, manifest
 
 SCRIPT = """
@@ -190,3 +191,31 @@ def test_an_undo_that_is_cut_off_is_settled_at_the_next_start(
         assert committed.undo()["undone"] == many
     assert committed.undo()["undone"] == committed.id
     committed.expect(committed.before)
+
+
+def test_before_images_are_kept_as_configured(
+    make_daemon: MakeDaemon, tree: Path, ordinary_user: User
+) -> None:
+    daemon = make_daemon("[store]\nsize = 536870912\n[undo]\ncommits = 1\ndays = 2\n")
+    how: dict[str, Any] = {"cwd": tree, "user": ordinary_user}
+    found = []
+    for text in ("one", "two"):
+        assert daemon.run("mount", tree, user=ordinary_user).status == 0
+        assert daemon.run("run", "--", "sh", "-c", f"echo {text} >> README.md", **how).status == 0
+        found.append(json.loads(daemon.run("commit", "--json", **how).out))
+    old, new = (
+        json.loads(daemon.run("log", "--json", "-s", each["session"], **how).out)["commits"][0]
+        for each in found
+    )
+    assert (old["undo_until"], old["before_bytes"]) == (None, 0)
+    assert new["undo_until"] == pytest.approx(new["created"] + 2 * 86400)
+    assert 0 < new["before_bytes"] <= 64 * 1024
+    said = daemon.run("log", "-s", found[0]["session"], **how).out
+    assert "cannot be undone any more" in said
+    assert "undo until 2" in daemon.run("log", "-s", found[1]["session"], **how).out
+    refused = daemon.run("undo", found[0]["commit"], **how)
+    assert refused.status == 1
+    assert "no longer kept" in refused.err
+    assert daemon.run("undo", **how).status == 0
+    assert "two" not in (tree / "README.md").read_text()
+    assert daemon.run("undo", **how).status == 4

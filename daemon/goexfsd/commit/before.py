@@ -194,3 +194,12 @@ def _save_one(
 def load_meta(line: dict[str, Any]) -> Meta:
     """The attributes in a line of the index."""
     return Meta.from_json(line["meta"])
+
+
+def held(before_fd: int) -> int:
+    """Bytes on disk of all images in a commit's directory; shared ones (reflinks) count whole."""
+    return sum(
+        st.st_blocks * 512
+        for name, st in listing(before_fd)
+        if name.startswith((b"image.", LATE + b"."))
+    )

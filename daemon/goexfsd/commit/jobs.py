@@ -6,12 +6,13 @@ All run as the session's owner and speak with the daemon in messages (``worker.s
     conflicts  {conflicts: [ConflictInfo...]}   nothing was touched; the end
     nothing    {remaining}                      nothing to commit; the end
     intent     {changes, losses}                all is staged and durable; waits for {cmd: go}
-    applied    {outcome, applied, remaining, remaining_total, losses, late}   done and durable
+    applied    {outcome, applied, remaining, remaining_total, losses, late, bytes}  done, durable
 
 ``outcome`` is ``forward``, or ``back`` when the commit is wholly undone: a staging that never
 had its intent, or an apply that met an error it could not get past (then ``error`` says which).
 ``late`` lists entries that somebody changed in the very last moment; their newest bytes are in
-the before-images.  Until the daemon says go, any end (even a kill) leaves the base as it was.
+the before-images; ``bytes`` is what those take.  Until the daemon says go, any end (even a kill)
+leaves the base as it was.
 """
 
 from __future__ import annotations
@@ -429,6 +430,7 @@ def _say_applied(worker: Worker, plan: Plan) -> None:
             "remaining_total": sum(remaining.values()),
             "losses": losses,
             "late": late,
+            "bytes": before.held(worker.layer_fds["before"]),
         }
     )
 

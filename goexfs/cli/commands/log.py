@@ -102,5 +102,17 @@ def _commit(commit: dict[str, Any]) -> tuple[str, str, str]:
     if commit.get("undoes"):
         what += f" undoes {commit['undoes']}"
     what += f": {first}" if first else ""
-    result = "undone" if commit.get("undone_by") else "partial" if commit["partial"] else ""
-    return what, result, show.summary(commit["applied"])
+    return what, _standing(commit), show.summary(commit["applied"])
+
+
+def _standing(commit: dict[str, Any]) -> str:
+    """Whether it can be undone, and until when."""
+    parts = ["partial"] if commit["partial"] else []
+    if commit.get("undone_by"):
+        parts.append(f"undone by {commit['undone_by']}")
+    elif commit.get("undo_until") is None:
+        parts.append("cannot be undone any more")
+    else:
+        last = show.moment(commit["undo_until"]).rpartition(":")[0]
+        parts.append(f"undo until {last} ({show.size(commit.get('before_bytes', 0))} kept)")
+    return ", ".join(parts)
