@@ -23,7 +23,7 @@ from bench.trees import Trees
 from daemons import Daemon, User
 
 ITEMS = (*IN_VIEW, *SESSIONS)
-_QUICK = 0.1
+_QUICK = 0.05
 _SELDOM = 3
 
 
@@ -34,7 +34,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--ground", choices=[*GROUNDS, "both"], default="both")
     parser.add_argument("--repeat", type=int, metavar="N", help="measurements of each (default 5)")
     parser.add_argument("--scale", type=float, help="factor for all counts and sizes (default 1)")
-    parser.add_argument("--quick", action="store_true", help="--scale 0.1 --repeat 3, no big ones")
+    parser.add_argument("--quick", action="store_true", help="--scale 0.05 --repeat 3, no big ones")
     parser.add_argument("--huge", action="store_true", help="also open over 1,000,000 files")
     parser.add_argument("--uid", type=int, default=int(os.environ.get("SUDO_UID") or 1000))
     parser.add_argument("--size", type=int, default=12, metavar="GiB", help="of each ground")
