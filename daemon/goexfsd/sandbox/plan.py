@@ -45,7 +45,9 @@ _OUTER = (
 )
 _BLOCK = 512  # ulimit's unit for file sizes in a POSIX shell
 # Inside: a command that is missing (127) or not executable (126) is the shell's to say.
-_INNER = 'exec "$@" 2>&9 9>&-'
+# And nothing of the command runs while bubblewrap, the first process, still has the machine's
+# /proc open: it closes that after it has forked, and /proc/1/fd would lead there.
+_INNER = 'for f in /proc/1/fd/*; do while [ -d "$f" ]; do :; done; done; exec "$@" 2>&9 9>&-'
 
 
 @dataclass(frozen=True, slots=True)
