@@ -8,6 +8,7 @@ views are unmounted, the layers stay, and the next start brings the sessions bac
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import trio
 from goexfs.errors import Denied, GoexfsError, InvalidState
 from goexfs.protocol import DoctorResult
 from goexfsd import doctor, kernel, recovery, systemd
-from goexfsd.catalog import open_catalog
+from goexfsd.catalog import open_catalog, pending_commits
 from goexfsd.config import Config, read_config
 from goexfsd.server import Server, listen
 from goexfsd.service import open_service
@@ -36,6 +38,7 @@ from goexfsd.worker import context
 log = structlog.get_logger("goexfsd")
 
 SOCKET = "goexfs.sock"
+CATALOG = "catalog.sqlite"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,6 +55,8 @@ def main(argv: list[str] | None = None) -> None:
         if options.doctor:
             sys.exit(_doctor(config))
         set_up_logging(config)
+        if options.recover:
+            sys.exit(trio.run(_recover, config))
         trio.run(_serve, config)
     except GoexfsError as error:
         print(f"goexfsd: {error.message}", file=sys.stderr)
@@ -80,11 +85,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--doctor", action="store_true", help="check this machine, print JSON, and exit"
     )
+    parser.add_argument(
+        "--recover",
+        action="store_true",
+        help="finish or take back commits that were cut off, print JSON, and exit",
+    )
     return parser.parse_args(argv)
 
 
 def _doctor(config: Config) -> int:
     checks = doctor.examine(config.state_dir, config.runtime_dir)
+    checks.append(doctor.commits(pending_commits(config.state_dir / CATALOG)))
     result = DoctorResult(ok=all(c.ok or not c.required for c in checks), checks=checks)
     print(result.model_dump_json())
     return 0 if result.ok else 1
@@ -114,21 +125,33 @@ def set_up_logging(config: Config) -> None:
 
 
 async def _serve(config: Config) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with _open_house(config) as house:
+            await _run(house, signals)
+
+
+async def _recover(config: Config) -> int:
+    """What a start does before it serves, and no more; 1 if a commit is still pending."""
+    async with _open_house(config) as house:
+        recovery.clear_mounts(config.runtime_dir, house.catalog)
+        settled = await recovery.recover(house)
+    print(json.dumps({"settled": [asdict(each) for each in settled]}))
+    return 1 if any(each.outcome == "pending" for each in settled) else 0
+
+
+@asynccontextmanager
+async def _open_house(config: Config) -> AsyncIterator[House]:
+    """Everything that sessions share; nobody else has it open."""
     if os.geteuid() != 0:
         raise Denied("goexfsd must be started by root", hint="sudo goexfsd, or the systemd unit")
-    with (
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-        state_lock(config.state_dir),
-        open_directories(config),
-    ):
+    with state_lock(config.state_dir), open_directories(config):
         workers = context(str(config.runtime_dir / "workers"))
         worker_lock = config.state_dir / "workers.lock"
         recovery.await_workers(worker_lock)
         async with _open_store(config) as store:
-            catalog = open_catalog(config.state_dir / "catalog.sqlite")
+            catalog = open_catalog(config.state_dir / CATALOG)
             try:
-                house = House(config, catalog, store, workers, worker_lock)
-                await _run(house, signals)
+                yield House(config, catalog, store, workers, worker_lock)
             finally:
                 catalog.close()
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from goexfs.errors import StoreFailed
 from goexfs.protocol import CheckpointInfo, CommitInfo, SessionState, StepInfo, Summary
@@ -462,6 +463,24 @@ def open_catalog(path: Path) -> Catalog:
             hint="start the goexfs version that wrote it",
         )
     return Catalog(db)
+
+
+def pending_commits(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """(id, roots) of the commits that a daemon, which does not run now, left unfinished.
+
+    Only looks.  Empty where there is no catalog, or none that can be read: a start tells that.
+    """
+    try:
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+    except sqlite3.DatabaseError:
+        return []
+    try:
+        query = "SELECT id, roots FROM commits WHERE state != 'done' ORDER BY created"
+        return [(cid, tuple(json.loads(roots))) for cid, roots in db.execute(query)]
+    except sqlite3.DatabaseError:
+        return []
+    finally:
+        db.close()
 
 
 def _migrated(db: sqlite3.Connection) -> int:

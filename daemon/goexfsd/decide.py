@@ -26,7 +26,7 @@ from goexfs.protocol import CommitResult, ConflictInfo, Loss, Summary
 from goexfsd.catalog import CommitRow
 from goexfsd.channel import Channel
 from goexfsd.commit import jobs as commit_jobs
-from goexfsd.session import Session
+from goexfsd.session import House, Session
 from goexfsd.worker import Worker
 
 log = structlog.get_logger("goexfsd.decide")
@@ -73,6 +73,23 @@ def overlap(a: str, b: str) -> bool:
     return a == b or a.startswith(b.rstrip("/") + "/") or b.startswith(a.rstrip("/") + "/")
 
 
+def pending(house: House, locks: RootLocks) -> list[CommitRow]:
+    """Commits past their point of no return that nobody is carrying out: recovery could not."""
+    rows = house.catalog.commits(state="intent")
+    return [row for row in rows if not locks.held(row.roots)]
+
+
+def refuse_pending(rows: Iterable[CommitRow], roots: Iterable[str]) -> None:
+    """InvalidState if one of the pending commits ``rows`` is to one of ``roots``."""
+    mine = list(roots)
+    for row in rows:
+        if any(overlap(a, b) for a in mine for b in row.roots):
+            raise InvalidState(
+                f"commit {row.id} to {', '.join(map(display, row.roots))} is pending",
+                hint="restart goexfsd, which finishes it; its log and `goexfs doctor` say more",
+            )
+
+
 async def commit(
     session: Session,
     locks: RootLocks,
@@ -106,6 +123,7 @@ async def commit(
             roots=tuple(root.path for root in session.row.roots),
         )
         async with locks.exclusive(row.roots):
+            refuse_pending(session.house.catalog.commits(state="intent"), row.roots)
             session.enter("commit")
             try:
                 warnings = await _review(session, row, paths)

@@ -14,10 +14,11 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from goexfs.errors import GoexfsError
+from goexfs.names import display
 from goexfs.protocol import Check
 from goexfsd.sandbox import cgroup, machine, seccomp
 
@@ -54,6 +55,19 @@ def examine(state_dir: Path, runtime_dir: Path) -> list[Check]:
         ("runtime-dir", lambda: _runtime_dir(runtime_dir)),
     ]
     return [_guarded(name, check) for name, check in checks]
+
+
+def commits(pending: Sequence[tuple[str, tuple[str, ...]]]) -> Check:
+    """Whether commits that were cut off are still to be finished; given as (id, roots)."""
+    if not pending:
+        return Check(name="commits", ok=True, detail="none is pending")
+    named = "; ".join(f"{cid} to {', '.join(map(display, roots))}" for cid, roots in pending)
+    return Check(
+        name="commits",
+        ok=False,
+        detail=f"pending, the directories are in between: {named}",
+        fix="sudo systemctl restart goexfsd (or, where that fails, sudo goexfs recover)",
+    )
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:

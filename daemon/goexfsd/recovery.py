@@ -18,7 +18,9 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import structlog
 import trio
@@ -80,7 +82,18 @@ def clear_mounts(runtime_dir: Path, catalog: Catalog) -> None:
     views.mkdir(mode=0o711)
 
 
-async def recover(house: House) -> None:
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a commit that was cut off."""
+
+    commit: str
+    roots: tuple[str, ...]
+    outcome: Literal["forward", "back", "pending"]
+    why: str | None = None
+    """Why it was taken back, or cannot be finished now."""
+
+
+async def recover(house: House) -> list[Settled]:
     """Steps 3 to 5 above.  A commit that cannot be finished now stays for the next start."""
     catalog = house.catalog
     interrupted = catalog.interrupt_steps()
@@ -88,15 +101,18 @@ async def recover(house: House) -> None:
         log.warning("steps were interrupted", count=interrupted)
     for row in catalog.sessions(frozenset(("opening",))):
         Session(house, row).enter("failed", ended=time.time(), why="the daemon ended meanwhile")
-    for commit in catalog.commits(state="staging") + catalog.commits(state="intent"):
+    settled = [
         await _settle_commit(house, commit)
+        for commit in catalog.commits(state="staging") + catalog.commits(state="intent")
+    ]
     for row in catalog.sessions(frozenset(("committing",))):
         if not catalog.unfinished(row.id):
             Session(house, row).enter("kept")
     await collect(house)
+    return settled
 
 
-async def _settle_commit(house: House, commit: CommitRow) -> None:
+async def _settle_commit(house: House, commit: CommitRow) -> Settled:
     row = house.catalog.session(commit.session)
     assert row is not None
     session = Session(house, row)
@@ -106,11 +122,12 @@ async def _settle_commit(house: House, commit: CommitRow) -> None:
         final = await decide.roll(session, commit, live)
     except GoexfsError as error:
         log.error("a commit is pending", commit=commit.id, error=error.message)
-        return
+        return Settled(commit.id, commit.roots, "pending", error.message)
     if final["outcome"] == "back":
         house.catalog.drop_commit(commit.id)
         log.warning("commit taken back", commit=commit.id, error=final.get("error"))
-        return
+        why = final["error"]["message"] if "error" in final else None
+        return Settled(commit.id, commit.roots, "back", why)
     decide.finish(session, commit, final)
     log.warning("commit rolled forward", commit=commit.id)
     if row.state == "committing" and commit.undoes is None:
@@ -118,6 +135,7 @@ async def _settle_commit(house: House, commit: CommitRow) -> None:
             session.enter("kept")
         else:
             session.enter("applied", ended=time.time(), why="committed")
+    return Settled(commit.id, commit.roots, "forward")
 
 
 async def collect(house: House) -> None:

@@ -1,6 +1,6 @@
 """What a client may ask, and who may ask it: one async method a request.
 
-Only the owner of a session and root may see or drive it; to anybody else it does not exist.
+Only the owner of a session and root may see or drive it; to anybody else it is denied.
 The service owns the nursery in which sessions are served.  It validates, finds the session,
 and hands over to ``session``, ``steps`` and ``decide``.
 """
@@ -88,6 +88,8 @@ class Service:
         checks = await trio.to_thread.run_sync(
             doctor.examine, self.house.config.state_dir, self.house.config.runtime_dir
         )
+        pending = decide.pending(self.house, self.locks)
+        checks.append(doctor.commits([(row.id, row.roots) for row in pending]))
         return p.DoctorResult(ok=all(c.ok or not c.required for c in checks), checks=checks)
 
     # -- sessions ----------------------------------------------------------------------------
@@ -102,6 +104,8 @@ class Service:
             )
         roots, at = await self._probe(peer, request)
         self._check_places([path for path, _ in roots], at[0] if at else None)
+        pending = decide.pending(self.house, self.locks)
+        decide.refuse_pending(pending, [path for path, _ in roots])
         row = self._new_row(peer, request, roots, at, mine)
         self.house.catalog.add_session(row)
         session = Session(self.house, row)
@@ -242,6 +246,8 @@ class Service:
 
     async def run(self, call: Call, request: p.Run) -> p.RunResult:
         session = self._find(call.peer, request.session, request.cwd)
+        pending = decide.pending(self.house, self.locks)
+        decide.refuse_pending(pending, [root.path for root in session.row.roots])
         return await steps.run(session, self._sandboxes_of(session), call, request)
 
     def _sandboxes_of(self, session: Session) -> Sandboxes:

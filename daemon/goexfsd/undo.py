@@ -33,6 +33,7 @@ async def undo(
     """
     session = _session(house, row)
     async with locks.exclusive(row.roots):
+        decide.refuse_pending(house.catalog.commits(state="intent"), row.roots)
         check(house, row)
         new = CommitRow(
             id=decide.new_id(),

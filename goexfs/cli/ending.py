@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 import click
 
 from goexfs.cli.group import goexfs
-from goexfs.errors import GoexfsError, Internal, Usage
+from goexfs.errors import GoexfsError, Internal, Unavailable, Usage
 
 PIPE_GONE = 141
 GOEXFS_FAILED = 125
@@ -55,6 +55,8 @@ def run(argv: list[str]) -> int:
     try:
         outcome = _invoke(argv, about)
         sys.stdout.flush()
+    except Unavailable as error:
+        return fail(_pending(error), about)
     except GoexfsError as error:
         return fail(error, about)
     except click.exceptions.Exit as leave:
@@ -117,6 +119,35 @@ def complain(error: GoexfsError) -> None:
         print_conflicts(conflicts)
     if error.hint:
         print(f"  hint: {visible(error.hint)}", file=sys.stderr)
+
+
+def _pending(error: Unavailable) -> Unavailable:
+    """Say so if a commit to this directory, or one above it, was cut off with the daemon.
+
+    Its staging directory is there as long as it is not settled.
+    """
+    prefix = ".goexfs-stage-"
+    try:
+        directory = os.getcwd()
+    except OSError:
+        return error
+    while True:
+        try:
+            found = [name for name in os.listdir(directory) if name.startswith(prefix)]
+        except OSError:
+            found = []
+        if found:
+            from goexfs.names import display
+
+            return Unavailable(
+                f"{error.message}; commit {display(found[0][len(prefix) :])} to"
+                f" {display(directory)} is pending",
+                hint="start goexfsd, which finishes it; where it cannot start: sudo goexfs recover",
+                data=error.data,
+            )
+        if directory == "/":
+            return error
+        directory = os.path.dirname(directory)
 
 
 def _usage(error: click.ClickException) -> Usage:

@@ -30,6 +30,7 @@ VERBS = {
     "undo": Verb("undo", "Take a commit back by a new one."),
     "discard": Verb("discard", "Throw a session and its changes away."),
     "doctor": Verb("doctor", "Check what goexfs needs of this machine."),
+    "recover": Verb("recover", "Finish commits that were cut off, where no daemon can."),
     "policy": Verb("policy", "Show what a script may do and use, and why."),
     "completion": Verb("completion", "Print the completion script of a shell."),
 }

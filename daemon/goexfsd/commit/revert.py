@@ -78,7 +78,11 @@ class _Checker:
         self._found.append(Conflict(node.root, path, reason, detail))
 
     def _node(self, node: Node, path: bytes, touched: bool) -> None:
-        st = self._base.look(node.root, path)
+        try:
+            st = self._base.look(node.root, path)
+        except PermissionError:
+            self._say(node, path, "blocked", "a directory above it keeps its owner out")
+            return
         if not touched:
             if node.type == "dir":
                 self._way(node, path, st)

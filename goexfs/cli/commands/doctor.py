@@ -54,9 +54,14 @@ def examine() -> Message:
         return {"ok": False, "checks": checks}
 
 
-def _by_itself(unavailable: Unavailable) -> list[dict[str, Any]]:
+def daemon_program() -> str | None:
+    """goexfsd itself: beside this interpreter, else on the path."""
     beside = os.path.join(os.path.dirname(sys.executable), "goexfsd")
-    program = beside if os.access(beside, os.X_OK) else shutil.which("goexfsd")
+    return beside if os.access(beside, os.X_OK) else shutil.which("goexfsd")
+
+
+def _by_itself(unavailable: Unavailable) -> list[dict[str, Any]]:
+    program = daemon_program()
     if program is None:
         raise unavailable
     done = subprocess.run([program, "--doctor"], capture_output=True, check=False, text=True)

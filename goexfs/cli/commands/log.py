@@ -110,9 +110,9 @@ def _standing(commit: dict[str, Any]) -> str:
     parts = ["partial"] if commit["partial"] else []
     if commit.get("undone_by"):
         parts.append(f"undone by {commit['undone_by']}")
-    elif commit.get("undo_until") is None:
-        parts.append("cannot be undone any more")
-    else:
+    elif commit.get("undo_until") is not None:
         last = show.moment(commit["undo_until"]).rpartition(":")[0]
         parts.append(f"undo until {last} ({show.size(commit.get('before_bytes', 0))} kept)")
+    elif "undo_until" in commit:  # an older daemon does not say
+        parts.append("cannot be undone any more")
     return ", ".join(parts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from goexfs.cli.asking import ask, where
+from goexfs.cli.asking import ask, remark, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json
@@ -36,7 +36,7 @@ def command(commit: str | None, message: str) -> int:
             progress.update(event)
 
     try:
-        result = ask("undo", where(None, commit=commit, message=message), on_event)
+        result = ask("undo", where(None, commit=commit, message=remark(message)), on_event)
     finally:
         progress.clear()
     if state().json:
