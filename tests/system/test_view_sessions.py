@@ -80,6 +80,29 @@ def test_an_ordinary_users_session(
     assert differences(before, manifest(tree)) == []
 
 
+def test_files_that_their_owner_may_not_read(
+    arena: Path, btrfs_image: Path, tree: Path, ordinary_user: User
+) -> None:
+    """Their bytes cannot be copied; where none are wanted, they can be changed as on a disk."""
+    uid = ordinary_user.uid
+    for name in ("one", "two", "empty2"):
+        (tree / name).write_text("secret" if name != "empty2" else "")
+        os.chown(tree / name, uid, uid)
+        (tree / name).chmod(0o200)
+    before = manifest(tree)
+    with mounted(arena, [tree], btrfs_image, Owner(uid, uid, ())) as view:
+        tried = "try:\n open('one', 'a')\n os.chmod('one', 0o600)\nexcept PermissionError: print(1)"
+        assert as_user(uid, tried, view.top) == "1"
+        as_user(uid, "open('one', 'w').write('new'); os.unlink('two')", view.top)
+        as_user(uid, "os.rename('empty2', 'moved'); os.chmod('moved', 0o600)", view.top)
+        view.remount()
+        assert (view.top / "one").read_text() == "new"
+        assert stat.S_IMODE((view.top / "one").stat().st_mode) == 0o200
+        assert (view.top / "moved").read_text() == ""
+        assert not (view.top / "two").exists()
+    assert differences(before, manifest(tree)) == []
+
+
 def test_a_session_of_root_shows_all_as_the_sandboxs(
     arena: Path, btrfs_image: Path, tree: Path
 ) -> None:

@@ -22,7 +22,7 @@ from goexfsd.layer import copyup
 from goexfsd.layer.origins import Kind
 from goexfsd.layer.writer import fd_path, in_dir
 from goexfsd.view.node import Node
-from goexfsd.view.places import DIRECTORY
+from goexfsd.view.places import DIRECTORY, PIN
 from goexfsd.view.tree import Tree
 
 BIG = 4 << 20
@@ -188,11 +188,15 @@ class Copier:
         where = self._own_name(node, wanted)
         if where is not None:
             self.make_upper(where[0])
-        src = self._open_source(node)
+        source: copyup.Source
+        try:
+            source = src = self._open_source(node)
+        except PermissionError:
+            src, source = self._open_unread(node, length)
         try:
             tmp, dst, st = self._copy_contents(node, src, length)
             try:
-                copyup.dress(self.layer, node.root, src, self.layer.work_fd, tmp, st)
+                copyup.dress(self.layer, node.root, source, self.layer.work_fd, tmp, st)
                 if where is None:
                     os.unlink(tmp, dir_fd=self.layer.work_fd)
                     self._become_nameless(node, dst)
@@ -220,6 +224,23 @@ class Copier:
             os.close(fd)
             raise
         return fd
+
+    def _open_unread(self, node: Node, length: int | None) -> tuple[int, bytes]:
+        """A descriptor and a path for a base file that its owner may not read: enough, where
+        none of its bytes are wanted."""
+        if node.gone:
+            raise fail(errno.EACCES)
+        name, at = self.tree.lower_place(node)
+        fd = os.open(name, PIN, dir_fd=at)
+        try:
+            st = os.fstat(fd)
+            self.tree.verify(node, st)
+            if length != 0 and st.st_size:
+                raise fail(errno.EACCES)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, in_dir(at, name)
 
     def _copy_contents(
         self, node: Node, src: int, length: int | None

@@ -32,7 +32,7 @@ FRESH_NS = 1_000_000_000
 """How long a look at the base may be relied on."""
 
 _PATH_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 
 Place = tuple[bytes, int]
@@ -300,4 +300,4 @@ class Places:
         if node.fd >= 0:
             return
         name, at = self.place(node)
-        node.fd = os.open(name, _PIN, dir_fd=at)
+        node.fd = os.open(name, PIN, dir_fd=at)
