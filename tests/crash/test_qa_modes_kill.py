@@ -28,10 +28,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 OWNER = Owner(21001, 21001, ())
 CLOSED = (b"d/e", b"d", b"new/in", b"new")
-_OPEN = (
-    "a base directory's mode is set among the attributes, while its owner still has to enter it;"
-    " recovery does not give the rights back that it needs"
-)
 
 
 @pytest.fixture
@@ -87,14 +83,12 @@ def after(base: Path) -> bool:
     )
 
 
-@pytest.mark.xfail(reason=_OPEN, strict=True)
 def test_it_is_committed(arena: Path) -> None:
     with case(arena, 0) as (bench, base):
         assert bench.commit().last.get("error") is None
         assert after(base)
 
 
-@pytest.mark.xfail(reason=_OPEN, strict=True)
 def test_killed_at_every_point(arena: Path) -> None:
     for number in range(1, 400):
         with case(arena, number) as (bench, base):

@@ -11,10 +11,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 
 from goexfsd import kernel
 from goexfsd.commit.before import image_name
-from goexfsd.commit.faithful import copy_data, proc, put_meta, put_times
+from goexfsd.commit.faithful import Meta, copy_data, proc, put_meta, put_times
 from goexfsd.commit.faults import fault
 from goexfsd.commit.ground import Ground, Lost
 from goexfsd.commit.plan import Final, Node, Op, Plan, Slot, loss, path_of
@@ -31,6 +32,7 @@ class Applier:
         self._plan, self._ground = plan, ground
         self._before_fd, self._progress = before_fd, progress
         self._aside = 0
+        self._closed_last = {final.node for final in plan.finals if final.mode is not None}
         self._forward: dict[str, Callable[[Op], None]] = {
             "widen": self._widen,
             "link": self._link,
@@ -234,19 +236,20 @@ class Applier:
 
     def _set_attrs(self, op: Op) -> None:
         attrs, node = self._plan.attrs[op.other], self._node(op.node)
-        handle = self._ground.handle(node)
-        try:
-            lost = put_meta(handle, attrs.new, times=attrs.times and node.type != "dir")
-        finally:
-            os.close(handle)
-        for what in lost:
+        for what in self._dress(node, attrs.new, times=attrs.times and node.type != "dir"):
             self._plan.losses.append(loss(node.root, path_of(self._plan, node.id), what))
 
     def _reset_attrs(self, op: Op) -> None:
         attrs, node = self._plan.attrs[op.other], self._node(op.node)
+        self._dress(node, attrs.old, times=node.type != "dir")
+
+    def _dress(self, node: Node, meta: Meta, *, times: bool) -> list[str]:
+        """Give a node its attributes; a directory that gets its mode last stays open for now."""
+        if node.id in self._closed_last:
+            meta = replace(meta, mode=meta.mode | 0o700)
         handle = self._ground.handle(node)
         try:
-            put_meta(handle, attrs.old, times=node.type != "dir")
+            return put_meta(handle, meta, times=times)
         finally:
             os.close(handle)
 
@@ -255,6 +258,28 @@ class Applier:
         try:
             mode = stat.S_IMODE(os.fstat(handle).st_mode)
             if mode & 0o700 != 0o700:
+                os.chmod(proc(handle), mode | 0o700)
+        finally:
+            os.close(handle)
+
+
+def reopen(plan: Plan, ground: Ground, *, back: bool) -> None:
+    """Give the owner back the rights on directories that ``finish`` may already have closed.
+
+    For a recovery: what lies below them could not be reached.  The uppermost first.
+    """
+    if os.geteuid() == 0:
+        return
+    closed = [final for final in plan.finals if final.mode is not None]
+    for final in sorted(closed, key=lambda final: _depth(plan, final.node, back)):
+        try:
+            handle = ground.handle(plan.nodes[final.node])
+        except Lost:
+            continue
+        try:
+            mode = stat.S_IMODE(os.fstat(handle).st_mode)
+            if mode & 0o700 != 0o700:
+                fault("reopen")
                 os.chmod(proc(handle), mode | 0o700)
         finally:
             os.close(handle)

@@ -227,15 +227,34 @@ class Draft:
         return self._stage_slot(self._plan.nodes[node.slots[0][0]], "p")
 
     def _widen(self) -> list[Op]:
-        """Directories of the owner's own that lack the bits for being changed."""
+        """Directories of the owner's own that lack, or shall lack, the bits for being changed.
+
+        Their true modes come last of all (``Final``).  The uppermost first: those below are
+        reached through them.
+        """
         if self._me == 0:
             return []
+        found = {node.id: node for node in self._disturbed() + self._movers() + self._redressed()}
         ops = []
-        for node in self._disturbed() + self._movers():
+        for node in sorted(found.values(), key=self._depth):
             st = self._base.lstat(node.root, self._out.base_paths[node.id])
-            if st.st_uid == self._me and st.st_mode & 0o300 != 0o300:
+            index = self._attrs.get(node.id)
+            after = st.st_mode if index is None else self._plan.attrs[index].new.mode
+            if st.st_uid == self._me and (st.st_mode & 0o300 != 0o300 or after & 0o700 != 0o700):
                 ops.append(Op("widen", node.id))
-        return list(dict.fromkeys(ops))
+        return ops
+
+    def _redressed(self) -> list[Node]:
+        """Base directories that get other attributes."""
+        nodes = map(self._plan.nodes.__getitem__, self._attrs)
+        return [node for node in nodes if node.type == "dir" and not node.new]
+
+    def _depth(self, node: Node) -> int:
+        depth = 0
+        while node.slots:
+            node = self._plan.nodes[node.slots[0][0]]
+            depth += 1
+        return depth
 
     def _disturbed(self) -> list[Node]:
         """Base directories in which a name comes or goes (staging directories too)."""

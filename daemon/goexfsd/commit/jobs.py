@@ -5,6 +5,8 @@ All run as the session's owner and speak with the daemon in messages (``worker.s
     progress   {stage, done, total}
     conflicts  {conflicts: [ConflictInfo...]}   nothing was touched; the end
     nothing    {remaining}                      nothing to commit; the end
+    operations {operations}                    in a dry run: a piece of the plan
+    planned    {applied}                        the end of a dry run; nothing was touched
     intent     {changes, losses}                all is staged and durable; waits for {cmd: go}
     applied    {outcome, applied, remaining, remaining_total, losses, late, bytes}  done, durable
 
@@ -27,8 +29,18 @@ from typing import Any
 from goexfs.errors import CommitFailed, Conflict, Denied, GoexfsError, Limit
 from goexfs.names import display
 from goexfsd import kernel
-from goexfsd.commit import before, conflicts, intent, outcome, preflight, rebase, revert, stage
-from goexfsd.commit.apply import Applier, finish, tidy
+from goexfsd.commit import (
+    before,
+    conflicts,
+    describe,
+    intent,
+    outcome,
+    preflight,
+    rebase,
+    revert,
+    stage,
+)
+from goexfsd.commit.apply import Applier, finish, reopen, tidy
 from goexfsd.commit.base import Base
 from goexfsd.commit.build import build
 from goexfsd.commit.draft import Blueprint, Contents
@@ -50,7 +62,8 @@ def commit(worker: Worker) -> None:
     """Commit the changes of layer ``source``; before-images and plan go to ``before``.
 
     Options: ``commit`` (id), ``paths`` (list of (root index, path); empty: all).  With a layer
-    ``live``, a partial commit also takes what it committed out of that layer (``rebase``).
+    ``live``, a partial commit also takes what it committed out of that layer (``rebase``).  With
+    ``dry`` there is no ``before``, and nothing is done: the plan is told.
     """
     _begin(worker)
     _see_through(worker, _Commit(worker))
@@ -127,7 +140,7 @@ class _Preparation:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._roots = worker.spec.roots
-        self._before_fd = worker.layer_fds["before"]
+        self._before_fd = worker.layer_fds.get("before", -1)
         self._base = Base(worker.root_fds)
         self._progress = _progress(worker)
         self._ground: Ground | None = None
@@ -225,7 +238,19 @@ class _Commit(_Preparation):
             self._source,
             partial=len(self._chosen) < len(changes),
         )
+        if self._worker.spec.options.get("dry"):
+            preflight.check(blueprint, self._base, self._source_fd)
+            self._preview(blueprint)
+            return None
         return self._stage(blueprint, self._source)
+
+    def _preview(self, blueprint: Blueprint) -> None:
+        lines = describe.operations(blueprint)
+        for line in lines:
+            line["root"] = self._roots[line["root"]].name
+        for start in range(0, len(lines), 1000):
+            self._worker.send({"event": "operations", "operations": lines[start : start + 1000]})
+        self._worker.send({"event": "planned", "applied": blueprint.plan.applied})
 
     def _check(self) -> list[conflicts.Conflict]:
         return conflicts.check(self._chosen, self._places, self._seen, self._base)
@@ -301,6 +326,7 @@ def _carry_out(worker: Worker, plan: Plan) -> None:
 
 
 def _tidy(worker: Worker, plan: Plan, ground: Ground) -> None:
+    reopen(plan, ground, back=False)
     homes = _homes(plan, ground)
     try:
         tidy(plan, ground)
@@ -368,6 +394,7 @@ def _results(plan: Plan, worker: Worker) -> list[dict[str, Any]]:
 def _take_back(worker: Worker, plan: Plan, ground: Ground) -> None:
     before_fd = worker.layer_fds["before"]
     verdict = intent.read(before_fd, intent.VERDICT) or []
+    reopen(plan, ground, back=True)
     if any(ground.look(plan.nodes[stage_id].slots[0]) for stage_id in plan.stages):
         Applier(plan, ground, before_fd, _progress(worker)).backward()
     homes = _homes(plan, ground)
