@@ -22,7 +22,7 @@ import trio
 from goexfs.errors import CommitFailed, GoexfsError, InvalidState, from_wire
 from goexfs.names import display
 from goexfs.names import from_wire as path_from_wire
-from goexfs.protocol import CommitResult, ConflictInfo, Loss, Summary
+from goexfs.protocol import CommitResult, ConflictInfo, Loss, Operation, Summary
 from goexfsd.catalog import CommitRow
 from goexfsd.channel import Channel
 from goexfsd.commit import jobs as commit_jobs
@@ -139,6 +139,46 @@ async def commit(
             return result.model_copy(update={"warnings": warnings})
 
 
+async def preview(
+    session: Session,
+    locks: RootLocks,
+    *,
+    paths: list[tuple[int, bytes]],
+    reviewed: int | None,
+    listen: Listen,
+) -> CommitResult:
+    """What ``commit`` would do: the same checks, the same errors, the plan; nothing is touched."""
+    with session.exclusively("a dry run"):
+        await _check_reviewed(session, reviewed)
+        await session.settle("before a dry run")
+        store, roots = session.house.store, [root.path for root in session.row.roots]
+        async with locks.exclusive(roots):
+            refuse_pending(session.house.catalog.commits(state="intent"), roots)
+            layers = {"source": store.checkpoint(session.id, session.row.checkpoint)}
+            options = {"commit": "dry-run", "paths": list(paths), "dry": True}
+            found: list[dict[str, Any]] = []
+            async with session.job(commit_jobs.commit, layers, options) as channel:
+                while (message := await channel.receive()) is not None:
+                    if message["event"] == "operations":
+                        found += message["operations"]
+                    elif message["event"] in ("planned", "nothing", "conflicts"):
+                        return _previewed(session, message, found)
+                    else:
+                        await listen(message)
+    raise CommitFailed("the commit worker ended early; nothing was changed")
+
+
+def _previewed(
+    session: Session, last: dict[str, Any], operations: list[dict[str, Any]]
+) -> CommitResult:
+    return _unchanged(session, last).model_copy(
+        update={
+            "applied": Summary.model_validate(last.get("applied", {})),
+            "plan": [Operation.model_validate(each) for each in operations],
+        }
+    )
+
+
 async def _review(session: Session, row: CommitRow, paths: list[tuple[int, bytes]]) -> list[str]:
     """The warnings of what is to be committed, with the names that they are about."""
     found: list[str] = []
@@ -187,7 +227,7 @@ async def _run(
         session=session.id,
         applied=row.applied,
         remaining=remaining,
-        closed=not row.partial or remaining.total == 0,
+        closed=not row.partial or final["remaining_total"] == 0,
         losses=losses(session, final),
         late=len(final["late"]),
     )
