@@ -426,6 +426,33 @@ class Commit(Model):
     paths: list[str] = Field(default_factory=list)
     checkpoint: int | None = None
     """Commit exactly this reviewed checkpoint; refused if the live layer has moved on."""
+    dry_run: bool = False
+    """Only say what would be done; nothing is staged or kept."""
+
+
+class Operation(Reply):
+    """One step of a commit."""
+
+    action: Literal[
+        "save",
+        "stage",
+        "widen",
+        "link",
+        "fill",
+        "put",
+        "replace",
+        "exchange",
+        "move",
+        "park",
+        "remove",
+        "set",
+    ]
+    root: str
+    path: str
+    to: str | None = None
+    """For link, exchange and move: the other place."""
+    bytes: int | None = None
+    """For save and stage: what it takes on disk at most."""
 
 
 class CommitResult(Reply):
@@ -445,6 +472,8 @@ class CommitResult(Reply):
     warnings: list[str] = Field(default_factory=list)
     """Of what was to be committed: those of all changes together, then ``code: path: sentence``
     for each of a change's, the path as for a terminal."""
+    plan: list[Operation] = Field(default_factory=list)
+    """Of a dry run: every operation, in order; ``applied`` is what would be."""
 
 
 class Undo(Model):

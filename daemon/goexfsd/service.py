@@ -385,6 +385,10 @@ class Service:
                 await _progress(call, message)
 
         paths = [session.locate(os.fsdecode(self._path(x)), request.cwd) for x in request.paths]
+        if request.dry_run:
+            return await decide.preview(
+                session, self.locks, paths=paths, reviewed=request.checkpoint, listen=listen
+            )
         result = await decide.commit(
             session,
             self.locks,

@@ -292,11 +292,13 @@ class TrioClient:
         session: Session = None,
         message: str = "",
         checkpoint: int | None = None,
+        dry_run: bool = False,
         on_progress: OnProgress | None = None,
     ) -> CommitResult:
         """Apply the session's changes, or those at ``paths``, to the real directories.
 
-        Nothing was applied where the result has ``conflicts``.
+        Nothing was applied where the result has ``conflicts``; nor by a dry run, whose result
+        has the ``plan``.
         """
         request = asking.build(
             Commit,
@@ -304,6 +306,7 @@ class TrioClient:
             message=message,
             paths=[asking.path(path) for path in paths],
             checkpoint=checkpoint,
+            dry_run=dry_run,
         )
         return await self._ask(request, CommitResult, _progress(on_progress))
 

@@ -197,11 +197,13 @@ class Client:
         session: Session = None,
         message: str = "",
         checkpoint: int | None = None,
+        dry_run: bool = False,
         on_progress: OnProgress | None = None,
     ) -> CommitResult:
         """Apply the session's changes, or those at ``paths``, to the real directories.
 
-        Nothing was applied where the result has ``conflicts``.
+        Nothing was applied where the result has ``conflicts``; nor by a dry run, whose result
+        has the ``plan``.
         """
         request = asking.build(
             Commit,
@@ -209,6 +211,7 @@ class Client:
             message=message,
             paths=[asking.path(path) for path in paths],
             checkpoint=checkpoint,
+            dry_run=dry_run,
         )
         return self._ask(request, CommitResult, _progress(on_progress))
 

@@ -27,10 +27,15 @@ from goexfs.wire import Message
     metavar="N",
     help="Commit exactly checkpoint N; refused if the view has moved on.",
 )
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @with_session
 @with_json
 def command(
-    names: tuple[str, ...], message: str, checkpoint: int | None, session: str | None
+    names: tuple[str, ...],
+    message: str,
+    checkpoint: int | None,
+    dry_run: bool,
+    session: str | None,
 ) -> int:
     """Apply a session's changes, or those at PATHs, to the real directories.
 
@@ -40,11 +45,15 @@ def command(
     params = where(session, message=remark(message), checkpoint=checkpoint)
     if names:
         params["paths"] = [path(name) for name in names]
+    if dry_run:
+        params["dry_run"] = True
     result = commit(params, quiet=state().json)
     if state().json:
         from goexfs.cli.show import print_json
 
         print_json(result)
+    elif dry_run and not result.get("conflicts"):
+        plan(result)
     else:
         warnings(result)
         report(result)
@@ -94,6 +103,23 @@ def report(result: Message) -> None:
         elif result["closed"]:
             print("the session is closed")
         losses(result)
+
+
+def plan(result: Message) -> None:
+    """What a commit would do, in its order."""
+    from goexfs.cli import show
+
+    roots = len({each["root"] for each in result["plan"]}) > 1
+    for each in result["plan"]:
+        prefix = f"{show.name(each['root'])}/" if roots else ""
+        text = f"{each['action']:<8}  {prefix}{show.name(each['path'])}"
+        if each["to"] is not None:
+            text += f" -> {prefix}{show.name(each['to'])}"
+        if each["bytes"]:
+            text += f"  ({show.size(each['bytes'])})"
+        print(text)
+    what = show.summary(result["applied"], "nothing to commit")
+    print(f"dry run, nothing was done: {what}")
 
 
 def losses(result: Message) -> None:
