@@ -348,12 +348,13 @@ class Catalog:
             db.execute("DELETE FROM commits WHERE id=?", (cid,))
 
     def commits(self, *, session: str | None = None, state: str | None = None) -> list[CommitRow]:
-        rows = self._db.execute("SELECT * FROM commits ORDER BY created, id").fetchall()
-        return [
-            row
-            for row in map(_commit, rows)
-            if (session is None or row.session == session) and (state is None or row.state == state)
-        ]
+        """Oldest first; of one session, in one state, if asked."""
+        rows = self._db.execute(
+            "SELECT * FROM commits WHERE (?1 IS NULL OR session=?1)"
+            f" {'' if state is None else 'AND state=?2'} ORDER BY created, id",
+            (session,) if state is None else (session, state),
+        ).fetchall()
+        return [_commit(row) for row in rows]
 
     def commit(self, cid: str) -> CommitRow | None:
         row = self._db.execute("SELECT * FROM commits WHERE id=?", (cid,)).fetchone()
