@@ -19,6 +19,8 @@ to look for warnings (the default); ``options["rules"]``: further rules, as keyw
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import os
 import stat
@@ -71,6 +73,23 @@ class Worker(Protocol):
 
 def changes(worker: Worker) -> None:
     """Compare two views and tell the daemon."""
+    with _without_collections():
+        _changes(worker)
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Nothing here is cyclic, and every collection looks at all entries there are."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _changes(worker: Worker) -> None:
     spec = worker.spec
     old, new = worker.layer_fds.get("from"), worker.layer_fds.get("to")
     tell = _Teller(worker)

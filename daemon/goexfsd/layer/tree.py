@@ -49,7 +49,7 @@ Key = bytes | int
 class Dirs:
     """Directories below a fixed one, kept open while they are in use: a small LRU."""
 
-    __slots__ = ("_open", "_root")
+    __slots__ = ("_last", "_last_fd", "_open", "_root")
 
     _KEPT = 48
 
@@ -57,9 +57,13 @@ class Dirs:
         """``root_fd`` stays the caller's."""
         self._root = root_fd
         self._open: dict[bytes, int] = {}
+        self._last = b""
+        self._last_fd = root_fd
 
     def fd(self, path: bytes) -> int:
         """A descriptor of the directory ``path``, good until the next call."""
+        if path == self._last:
+            return self._last_fd
         if not path:
             return self._root
         fd = self._open.pop(path, None)
@@ -68,6 +72,7 @@ class Dirs:
             if len(self._open) >= self._KEPT:
                 os.close(self._open.pop(next(iter(self._open))))
         self._open[path] = fd
+        self._last, self._last_fd = path, fd
         return fd
 
     def _reach(self, path: bytes) -> int:
@@ -103,6 +108,7 @@ class Dirs:
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()
+        self._last, self._last_fd = b"", self._root
 
 
 @dataclass(slots=True)

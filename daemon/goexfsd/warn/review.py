@@ -82,6 +82,7 @@ Warnings = Iterator[tuple[str, str | None]]
 
 _ANEW = frozenset(("created", "retyped"))
 _OTHERS_MAY_WRITE = stat.S_IWOTH
+_BYTECODE = (b".pyc", b".pyo")
 _TEXT = 8000
 """As git does: a file with a NUL in its first so many bytes is no text."""
 
@@ -209,10 +210,10 @@ class Review:
             found += _rights(type_, mode, anew or not aspects.isdisjoint(("mode", "owner")), change)
         if type_ == "file":
             if anew or "content" in aspects:
-                found += self._content(change, name, evidence)
+                found += self._content(change, evidence)
             elif "xattrs" in aspects and evidence.capable():
                 found.append(("capability", None))
-            if kind != "metadata":
+            if kind != "metadata" and (name in _BY_NAME or name[-4:] in _BYTECODE):
                 found += _special(change, name, evidence)
         elif type_ in ("char", "block") and kind in ARRIVED:
             found.append(("device", None))
@@ -226,23 +227,20 @@ class Review:
         place = self._places.get(change.root, b"")
         return links.leads_out(change.path, evidence.target(), place, evidence.link)
 
-    def _content(self, change: Change, name: bytes, evidence: Evidence) -> Warnings:
+    def _content(self, change: Change, evidence: Evidence) -> list[tuple[str, str | None]]:
         seen = evidence.look(secrets.HEAD)
         if seen is None:
-            yield "unread", None
-            return
+            return [("unread", None)]
         data, capable = seen
-        if capable:
-            yield "capability", None
+        said: list[tuple[str, str | None]] = [("capability", None)] if capable else []
         machine = binaries.recognise(data)
         if machine is not None:
-            yield "binary", machine
-            return
+            return [*said, ("binary", machine)]
         found = secrets.find(data)
         if found and data.find(b"\0", 0, _TEXT) < 0:
             old = {} if change.kind in _ANEW else secrets.find(evidence.before(secrets.HEAD))
-            for format_name in secrets.added(old, found):
-                yield "secret", format_name
+            said += [("secret", format_name) for format_name in secrets.added(old, found)]
+        return said
 
 
 def _is_emptied(change: Change) -> bool:
@@ -262,8 +260,7 @@ def _rights(type_: str, mode: int, granted: bool, change: Change) -> Warnings:
 
 
 def _special(change: Change, name: bytes, evidence: Evidence) -> Warnings:
-    suffix = name[-4:]
-    if suffix in (b".pyc", b".pyo"):
+    if name[-4:] in _BYTECODE:
         yield from _bytecode(change, name, evidence)
     check = _BY_NAME.get(name)
     if check is not None:

@@ -33,7 +33,7 @@ _WORD = rb"(?<![A-Za-z0-9_])"
 FORMATS = (
     _format(
         "a private key",
-        b"PRIVATE KEY",
+        b"-----BEGIN ",
         rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
     ),
     _format("a PuTTY private key", b"PuTTY-User-Key-File-", rb"PuTTY-User-Key-File-\d"),
@@ -53,7 +53,7 @@ FORMATS = (
     _format("a PyPI token", b"pypi-", _WORD + rb"pypi-AgE[A-Za-z0-9_-]{50,}"),
     _format("a Hugging Face token", b"hf_", _WORD + rb"hf_[A-Za-z0-9]{30,}"),
     _format("a SendGrid key", b"SG.", _WORD + rb"SG\.[\w-]{22}\.[\w-]{43}"),
-    _format("a DigitalOcean token", b"do", _WORD + rb"do[opr]_v1_[a-f0-9]{64}"),
+    _format("a DigitalOcean token", b"_v1_", _WORD + rb"do[opr]_v1_[a-f0-9]{64}"),
     _format("a Vault token", b"hv", _WORD + rb"hv[sbr]\.[A-Za-z0-9_-]{24,}"),
     _format(
         "a JSON web token",
@@ -68,17 +68,32 @@ FORMATS = (
 )
 
 
-_BY_LITERAL = tuple((each.literal, each) for each in FORMATS)
+_TELLING = b"-_.:="
+
+
+def _by_byte() -> tuple[tuple[bytes, tuple[tuple[bytes, Format], ...]], ...]:
+    """The formats by a byte of their literals that much text does not have."""
+    groups: dict[bytes, list[tuple[bytes, Format]]] = {}
+    for each in FORMATS:
+        byte = next((bytes([b]) for b in _TELLING if b in each.literal), each.literal[:1])
+        groups.setdefault(byte, []).append((each.literal, each))
+    return tuple((byte, tuple(formats)) for byte, formats in groups.items())
+
+
+_BY_BYTE = _by_byte()
 
 
 def find(text: bytes) -> dict[str, frozenset[bytes]]:
     """By format, what looks like it.  The values are for comparing, not for telling."""
     found: dict[str, frozenset[bytes]] = {}
-    for literal, each in _BY_LITERAL:
-        if literal in text:
-            values = frozenset(each.expression.findall(text))
-            if values:
-                found[each.name] = found.get(each.name, frozenset()) | values
+    for byte, formats in _BY_BYTE:
+        if byte not in text:
+            continue
+        for literal, each in formats:
+            if literal in text:
+                values = frozenset(each.expression.findall(text))
+                if values:
+                    found[each.name] = found.get(each.name, frozenset()) | values
     return found
 
 
