@@ -65,6 +65,8 @@ class Daemon:
     """Text of the configuration file."""
     arguments: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = field(default=None)
+    wrapper: Sequence[str] = ()
+    """A command that starts what follows it."""
 
     @property
     def state(self) -> Path:
@@ -89,6 +91,7 @@ class Daemon:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *self.wrapper,
                     str(_BIN / "goexfsd"),
                     "--state-dir", str(self.state),
                     "--runtime-dir", str(self.runtime),

@@ -39,20 +39,41 @@ INTERRUPTED = 130
 class Sandboxes:
     """What every run shares: this machine's abilities, and the cgroup root."""
 
-    machine: sandbox.Machine
-    cgroups: sandbox.CgroupRoot
+    found: tuple[sandbox.Machine, sandbox.CgroupRoot] | GoexfsError
+    """Or what the machine lacks for a sandbox: then only runs are refused."""
     hide: tuple[str, ...]
     """goexfs's own directories, invisible in every sandbox."""
+
+    @property
+    def machine(self) -> sandbox.Machine:
+        """Raises what the machine lacks."""
+        return self._both()[0]
+
+    @property
+    def cgroups(self) -> sandbox.CgroupRoot:
+        """Raises what the machine lacks."""
+        return self._both()[1]
+
+    def _both(self) -> tuple[sandbox.Machine, sandbox.CgroupRoot]:
+        if isinstance(self.found, GoexfsError):
+            lack = self.found
+            raise type(lack)(lack.message, hint=lack.hint, data=lack.data)
+        return self.found
 
     @classmethod
     @asynccontextmanager
     async def open(cls, config: Config) -> AsyncIterator[Sandboxes]:
         """Look at the machine once; the cgroup root is removed at the end."""
-        machine = await trio.to_thread.run_sync(sandbox.find_machine)
-        cgroups = sandbox.open_cgroups(machine)
         hide = (str(config.state_dir), str(config.runtime_dir))
         try:
-            yield cls(machine, cgroups, hide)
+            machine = await trio.to_thread.run_sync(sandbox.find_machine)
+            cgroups = sandbox.open_cgroups(machine)
+        except GoexfsError as error:
+            log.error("no script can run on this machine", error=error.message, hint=error.hint)
+            yield cls(error, hide)
+            return
+        try:
+            yield cls((machine, cgroups), hide)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(cgroups.close)

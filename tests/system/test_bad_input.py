@@ -206,3 +206,24 @@ def test_a_client_that_is_killed_takes_its_script_along(
     assert done.out == "done\n"
     found = subprocess.run(["pgrep", "-f", "sleep 61"], capture_output=True, check=False)
     assert found.stdout == b""
+
+
+def test_without_bubblewrap_only_runs_are_refused(
+    tree: Path, arena: Path, ordinary_user: User
+) -> None:
+    hide = 'mount --bind /dev/null /usr/bin/bwrap && exec "$@"'
+    wrapper = ("unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh")
+    (arena / "daemon").mkdir(mode=0o755)
+    daemon = Daemon(arena / "daemon", "[store]\nsize = 536870912\n", wrapper=wrapper)
+    mine: dict[str, Any] = {"user": ordinary_user, "cwd": tree}
+    daemon.start()
+    try:
+        assert daemon.run("mount", tree, user=ordinary_user).status == 0
+        done = daemon.run("run", "--", "true", **mine)
+        assert done.status == 125
+        assert "bwrap is not installed" in done.err
+        assert "apt-get install bubblewrap" in done.err
+        assert daemon.run("status", **mine).status == 0
+        assert daemon.run("discard", **mine).status == 0
+    finally:
+        assert daemon.stop() == 0
