@@ -71,16 +71,35 @@ class _Checker:
         found = []
         if change.kind == "deleted":
             found += self._entry(change, change.path, change.origin)
+            found += self._still(change, change.path)
         elif change.kind == "renamed":
             assert change.old_path is not None
             found += self._entry(change, change.old_path, change.origin)
+            found += self._still(change, change.old_path)
             if not found:
                 found += self._target(change)
         else:
             path = self._places.slot_of(change.root, change.path)
             if path is not None:
                 found += self._entry(change, path, change.origin)
+                found += self._still(change, path)
         return found[:1]
+
+    def _still(self, change: Change, path: bytes) -> list[Conflict]:
+        """The entry must also be the one that the change list was made of.
+
+        Somebody who swaps entries to and fro may have shown the list something else than what
+        was there before, and is there again now: the list would then be of the wrong kind.
+        """
+        st, was = self._base.look(change.root, path), change.old_st
+        if was is None:
+            known = (change.root, path) in self._places.vacated
+            same = st is None or known or change.kind != "created" or change.origin is None
+        else:
+            same = st is not None and _marks(st) == _marks(was)
+        if same:
+            return []
+        return [_conflict(change, "replaced", "it was exchanged in the base just now")]
 
     def _target(self, change: Change) -> list[Conflict]:
         """Where a renamed entry arrives: what the session saw there, or nothing."""
@@ -169,6 +188,11 @@ def differs_from(origin: Identity, now: Identity) -> tuple[str, str]:
     if (now.mode, now.ctime_ns) != (origin.mode, origin.ctime_ns):
         return "changed", "its attributes or its links changed in the base"
     return "", ""
+
+
+def _marks(st: os.stat_result) -> tuple[int, ...]:
+    changed = () if stat.S_ISDIR(st.st_mode) else (st.st_ctime_ns,)
+    return (stat.S_IFMT(st.st_mode), st.st_ino, *changed)
 
 
 def _takes_away(change: Change) -> bool:

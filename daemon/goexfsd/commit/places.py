@@ -51,8 +51,11 @@ class Places:
         self._came: dict[Place, bytes] = {}
         self._went: dict[Place, bytes] = {}
         self._made: set[Place] = set()
+        self.vacated: set[Place] = set()
+        """Base entries that are gone from their name in the view: deleted, or renamed away."""
         for change in changes:
             if change.kind == "deleted":
+                self.vacated.add((change.root, change.path))
                 continue
             place = (change.root, change.path)
             self.at[place] = change
@@ -60,6 +63,7 @@ class Places:
                 assert change.old_path is not None
                 self._came[place] = change.old_path
                 self._went[change.root, change.old_path] = change.path
+                self.vacated.add((change.root, change.old_path))
             elif change.type == "dir" and change.kind in ("created", "retyped"):
                 self._made.add(place)
 

@@ -183,6 +183,7 @@ def test_a_base_that_is_swapped_during_commit(
         field.daemon.run("discard", user=field.owner, cwd=field.root)
         if trap[0].is_symlink():
             libc.renameat2(-100, os.fsencode(trap[0]), -100, os.fsencode(trap[1]), 2)
+        assert trap[0].is_dir(), (done, os.listdir(field.root))
         (trap[0] / "second").write_text("again\n")
         field.json("mount", field.root)
     assert sum(counts) > 100
