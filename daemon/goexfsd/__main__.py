@@ -153,6 +153,7 @@ async def _open_house(config: Config) -> AsyncIterator[House]:
             try:
                 yield House(config, catalog, store, workers, worker_lock)
             finally:
+                workers.close()
                 catalog.close()
 
 
@@ -164,6 +165,7 @@ async def _run(house: House, signals: AsyncIterator[int]) -> None:
         with open_listeners(config) as listeners:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(Server(service.dispatch).serve, listeners)
+                house.workers.keep_ready()
                 systemd.notify("READY=1")
                 log.info("serving", state=str(config.state_dir), runtime=str(config.runtime_dir))
                 number = await anext(signals)

@@ -17,13 +17,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import trio
 
 from goexfs.errors import GoexfsError, Internal, ViewFailed, from_wire
-from goexfsd.worker import Worker, WorkerSpec, decode_message, start_worker
+from goexfsd.worker import Worker, Workers, WorkerSpec, decode_message, start_worker
 
 MAX_MESSAGE = 256 * 1024 * 1024
 GRACE = 5.0
@@ -124,7 +124,7 @@ def error_of(message: dict[str, Any]) -> GoexfsError:
 
 @asynccontextmanager
 async def open_channel(
-    ctx: ForkServerContext,
+    workers: Workers,
     entry: Callable[[Worker], None],
     spec: WorkerSpec,
     *,
@@ -135,7 +135,7 @@ async def open_channel(
     Raises the worker's own error if it could not start (NotFound, Denied for a root).
     """
     process, conn = await trio.to_thread.run_sync(
-        partial(start_worker, ctx, entry, spec, prepare=prepare)
+        partial(start_worker, workers, entry, spec, prepare=prepare)
     )
     channel = Channel(process, conn)
     try:

@@ -16,7 +16,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from goexfs.names import display
 from goexfsd import kernel
 from goexfsd.channel import Channel, open_channel
 from goexfsd.view import worker as view_worker
-from goexfsd.worker import WorkerSpec
+from goexfsd.worker import Workers, WorkerSpec
 
 log = structlog.get_logger("goexfsd.hold")
 
@@ -131,7 +130,7 @@ def _syncfs(path: str) -> None:
 
 
 @asynccontextmanager
-async def open_hold(ctx: ForkServerContext, spec: WorkerSpec, place: Place) -> AsyncIterator[Hold]:
+async def open_hold(workers: Workers, spec: WorkerSpec, place: Place) -> AsyncIterator[Hold]:
     """Mount the view that ``spec`` describes at ``place`` and serve it during the block.
 
     Raises NotFound or Denied for a root that cannot be opened, ViewFailed for the rest.
@@ -139,7 +138,7 @@ async def open_hold(ctx: ForkServerContext, spec: WorkerSpec, place: Place) -> A
     make_place(place)
     try:
         async with open_channel(
-            ctx, view_worker.entry, spec, prepare=view_worker.prepare
+            workers, view_worker.entry, spec, prepare=view_worker.prepare
         ) as channel:
             await _ready(channel)
             if place.at is not None:

@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +36,7 @@ from goexfsd.config import Config
 from goexfsd.hold import Hold, Place, open_hold
 from goexfsd.layer import jobs as layer_jobs
 from goexfsd.store import Store
-from goexfsd.worker import Owner, Root, Worker, WorkerSpec
+from goexfsd.worker import Owner, Root, Worker, Workers, WorkerSpec
 
 log = structlog.get_logger("goexfsd.session")
 
@@ -53,7 +52,7 @@ class House:
     config: Config
     catalog: Catalog
     store: Store
-    workers: ForkServerContext
+    workers: Workers
     worker_lock: Path
     """Held (shared) by every worker while it lives, so that a new daemon can wait for them."""
 

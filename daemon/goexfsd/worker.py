@@ -137,8 +137,86 @@ def _rich(value: dict[str, Any]) -> Any:
     return value
 
 
-def context(directory: str | None = None) -> ForkServerContext:
-    """The fork server's context, with everything preloaded.
+_Order = tuple[Callable[[Worker], None], WorkerSpec, Callable[[WorkerSpec], None] | None]
+"""What a worker is to run, on what, and what root does there before."""
+_Started = tuple[ForkServerProcess, Connection]
+
+
+class Workers:
+    """The fork server, and a few workers that wait for their orders.
+
+    To fork one takes some 4 ms, which a worker kept ready saves whoever asks for the next; it is
+    replaced in the background.  It holds nothing yet, and ends when its pipe closes, so with us.
+    """
+
+    READY = 2
+    """A mount needs two in a row, a run too."""
+
+    def __init__(self, ctx: ForkServerContext) -> None:
+        self._ctx = ctx
+        self._starting = threading.Lock()
+        self._keeping = False
+        self._ready: list[_Started] = []
+
+    def keep_ready(self) -> None:
+        """Keep a worker ready from now on."""
+        self._keeping = True
+        self._fill()
+
+    def close(self) -> None:
+        """Keep none ready any more."""
+        with self._starting:
+            self._keeping = False
+            for process, conn in self._ready:
+                conn.close()
+                process.join(5.0)
+            self._ready.clear()
+
+    def start(self, order: _Order) -> _Started:
+        """A worker that carries out ``order``."""
+        try:
+            while True:
+                ready = self._ready.pop(0)  # atomic
+                if _ordered(ready, order):
+                    return ready
+        except IndexError:
+            with self._starting:
+                return self._fork(order)
+        finally:
+            if self._keeping:
+                threading.Thread(target=self._fill, name="spare workers").start()
+
+    def _fill(self) -> None:
+        with self._starting:
+            while self._keeping and len(self._ready) < self.READY:
+                self._ready.append(self._fork(None))
+
+    def _fork(self, order: _Order | None) -> _Started:
+        ours, theirs = self._ctx.Pipe(duplex=True)
+        process = self._ctx.Process(target=_main, args=(theirs, order), daemon=True)
+        process.start()
+        # Or the next start, in another thread, would poll it too, while we may be closing it.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+        theirs.close()
+        return process, ours
+
+
+def _ordered(ready: _Started, order: _Order) -> bool:
+    """Whether the worker that waits took the order; else somebody has killed it."""
+    process, conn = ready
+    if process.is_alive():
+        try:
+            conn.send(order)
+        except OSError:
+            pass
+        else:
+            return True
+    conn.close()
+    return False
+
+
+def context(directory: str | None = None) -> Workers:
+    """The fork server, with everything preloaded.
 
     Call once, from the daemon's main thread, before any worker starts.  The fork server's
     socket lies in ``directory`` (default: a temporary one).
@@ -149,7 +227,7 @@ def context(directory: str | None = None) -> ForkServerContext:
     ctx = multiprocessing.get_context("forkserver")
     ctx.set_forkserver_preload(PRELOAD)
     forkserver.ensure_running()
-    return ctx
+    return Workers(ctx)
 
 
 def _forget_main() -> None:
@@ -163,11 +241,8 @@ def _forget_main() -> None:
     main.__dict__.pop("__file__", None)
 
 
-_starting = threading.Lock()
-
-
 def start_worker(
-    ctx: ForkServerContext,
+    workers: Workers,
     entry: Callable[[Worker], None],
     spec: WorkerSpec,
     *,
@@ -178,14 +253,7 @@ def start_worker(
     The first message is ``{"event": "up"}``, or ``{"event": "error", ...}`` (see
     ``error_message``) if it could not start.  Blocks for some milliseconds.
     """
-    ours, theirs = ctx.Pipe(duplex=True)
-    process = ctx.Process(target=_main, args=(theirs, entry, spec, prepare), daemon=True)
-    with _starting:
-        process.start()
-        # Or the next start, in another thread, would poll it too, while we may be closing it.
-        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
-    theirs.close()
-    return process, ours
+    return workers.start((entry, spec, prepare))
 
 
 def error_message(error: BaseException) -> dict[str, Any]:
@@ -197,15 +265,24 @@ def error_message(error: BaseException) -> dict[str, Any]:
     return {"event": "error", "error": bug.to_wire(), "traceback": text}
 
 
-def _main(
+def _main(conn: Connection, order: _Order | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.umask(0)
+    if order is None:
+        try:
+            order = conn.recv()
+        except (EOFError, OSError):
+            os._exit(0)
+    _carry_out(conn, *order)
+
+
+def _carry_out(
     conn: Connection,
     entry: Callable[[Worker], None],
     spec: WorkerSpec,
     prepare: Callable[[WorkerSpec], None] | None,
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.umask(0)
     try:
         if spec.lock is not None:
             kernel.lock_shared(os.open(spec.lock, os.O_RDONLY | os.O_CLOEXEC))

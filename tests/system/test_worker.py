@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,27 @@ def test_probe_looks_with_the_owners_eyes(tmp_path: Path) -> None:
         look("closed")
     with pytest.raises(NotFound, match="does not exist"):
         look("none")
+
+
+def test_workers_that_wait_take_orders_and_end_with_us() -> None:
+    """One that was killed while it waited is not noticed by whoever asks for the next."""
+    workers = context()
+    workers.keep_ready()
+    waiting = [process.pid for process, _ in workers._ready]
+    assert len(waiting) == workers.READY
+
+    async def asked() -> int:
+        async with open_channel(workers, status, WorkerSpec(USER, (), {})) as channel:
+            message = await channel.expect("status")
+            assert message["Uid"] == ["21001"] * 4
+            return channel.pid
+
+    try:
+        assert trio.run(asked) == waiting[0]
+        os.kill(waiting[1] or 0, signal.SIGKILL)
+        workers._ready[0][0].join()
+        assert trio.run(asked) not in waiting
+    finally:
+        workers.close()
+    assert not workers._ready
+    assert trio.run(asked) not in waiting
