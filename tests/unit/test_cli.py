@@ -144,7 +144,7 @@ def daemon(tmp_path: Path) -> Iterator[Scripted]:
         (["commit"], "commit", "committed 2 created as c-1\nthe session is closed"),
         (["discard"], "discard", "discarded session s-1"),
         (["doctor"], "doctor", "ok       fuse: there\nwithout  v2: no\n         fix: apt"),
-        (["log"], "log", "~ 2 "),
+        (["log"], "log", "│ o  2 "),
         (["diff"], "diff", "diff --git a/m b/m"),
     ],
 )
@@ -412,18 +412,19 @@ def test_stat(daemon: Scripted) -> None:
     assert lines[-1] == " 6 files changed, 2 insertions(+), 1 deletions(-)"
 
 
-def test_log_is_in_order_and_marks_what_was_left(daemon: Scripted) -> None:
+def test_log_is_in_order_and_draws_the_tree(daemon: Scripted) -> None:
     lines = invoke(daemon, "log").stdout.decode().splitlines()
     assert [line.split()[:2] for line in lines[2:]] == [
-        ["0", "1970-01-01"],
-        ["1", "1970-01-01"],
-        ["~", "2"],
-        ["*", "3"],
+        ["o", "0"],
+        ["o", "1"],
+        ["├─╮"],
+        ["│", "o"],
+        ["@", "3"],
         ["-", "1970-01-01"],
     ]
     assert "step 1: echo 'a b' '\\x1b[2J\\n'" in lines[3]
-    assert "exit 1, 500 ms" in lines[5]
-    assert re.search("commit c-1: first +partial +no changes", lines[6])
+    assert "exit 1, 500 ms" in lines[6]
+    assert re.search("commit c-1: first +partial +no changes", lines[7])
 
 
 def test_kept_output_goes_to_its_own_streams(daemon: Scripted) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from goexfs.cli import show
 from goexfs.cli.asking import ask, where
 from goexfs.cli.ending import state
+from goexfs.cli.graph import graph
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
 from goexfs.names import visible
@@ -24,8 +25,8 @@ _WIDEST = 60
 def command(session: str | None) -> None:
     """List a session's steps, checkpoints and commits, oldest first.
 
-    `*` marks the checkpoint that the view descends from.  `goexfs rewind N` goes to checkpoint N,
-    those that were left by an earlier rewind (`~`) included.
+    Beside them the tree of checkpoints is drawn; `@` is the one that the view descends from.
+    `goexfs rewind N` goes to any of them, those on branches that an earlier rewind left included.
     """
     result = ask("log", where(session))
     if state().json:
@@ -39,37 +40,37 @@ def command(session: str | None) -> None:
 
 
 def lines(result: Message) -> Iterator[str]:
-    """Everything that happened, in the order it happened."""
+    """Everything that happened, in the order it happened, beside the tree of checkpoints."""
     session = result["session"]
     yield f"session {show.name(session['name'])} ({session['session']}), {session['state']}"
-    current = session.get("checkpoint", 0)
-    line = _ancestry(result["checkpoints"], current)
-    after = {each["checkpoint"]: each for each in result["steps"] if each["checkpoint"] is not None}
-    rows: list[tuple[float, tuple[str, ...]]] = []
-    for each in result["checkpoints"]:
-        mark = "*" if each["number"] == current else " " if each["number"] in line else "~"
+    yield from show.table(_rows(result), ("", "CHECKPOINT", "WHEN", "WHAT", "RESULT", "CHANGED"))
+
+
+def _rows(result: Message) -> Iterator[tuple[str, ...]]:
+    checkpoints, steps = result["checkpoints"], result["steps"]
+    after = {each["checkpoint"]: each for each in steps if each["checkpoint"] is not None}
+    found: list[tuple[float, int | None, tuple[str, str, str]]] = []
+    last = 0.0
+    for each in checkpoints:  # in the order of their numbers, whatever the clock said
+        last = max(last, each["created"])
         step = after.get(each["number"])
-        what = _step(step) if step is not None else _by_hand(each)
-        rows.append((each["created"], (f"{mark} {each['number']}", *what)))
-    for each in result["steps"]:
-        if each["checkpoint"] is None:
-            rows.append((each["started"], ("  -", *_step(each))))
-    for each in result["commits"]:
-        rows.append((each["created"], ("  -", *_commit(each))))
-    rows.sort(key=lambda row: row[0])
-    yield from show.table(
-        ((row[0], show.moment(at), *row[1:]) for at, row in rows),
-        ("CHECKPOINT", "WHEN", "WHAT", "RESULT", "CHANGED"),
+        found.append((last, each["number"], _by_hand(each) if step is None else _step(step)))
+    found += [(each["started"], None, _step(each)) for each in steps if each["checkpoint"] is None]
+    found += [(each["created"], None, _commit(each)) for each in result["commits"]]
+    found.sort(key=lambda row: row[0])
+    created = {each["number"]: each["created"] for each in checkpoints}
+    tree = graph(
+        {each["number"]: each["parent"] for each in checkpoints},
+        result["session"].get("checkpoint", 0),
     )
-
-
-def _ancestry(checkpoints: list[dict[str, Any]], number: int | None) -> set[int]:
-    parents = {each["number"]: each["parent"] for each in checkpoints}
-    found: set[int] = set()
-    while number is not None and number not in found:
-        found.add(number)
-        number = parents.get(number)
-    return found
+    for at, number, what in found:
+        if number is None:
+            yield tree.between(), "-", show.moment(at), *what
+            continue
+        before, below = tree.at(number)
+        yield before, str(number), show.moment(created[number]), *what
+        if below is not None:
+            yield below, "", "", "", "", ""
 
 
 def _step(step: dict[str, Any]) -> tuple[str, str, str]:
