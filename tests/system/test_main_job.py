@@ -222,6 +222,12 @@ def test_a_mountpoint_of_ones_own(
     assert os.listdir(at) == []
 
 
+def test_large_files_are_read_in_large_pieces(tree: Path, goexfs_json: Json) -> None:
+    device = os.stat(goexfs_json("mount", tree)["mountpoint"]).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    assert Path(f"/sys/class/bdi/{number}/read_ahead_kb").read_text() == "1024\n"
+
+
 def test_checkpoints_and_rewind(
     tree: Path, ordinary_user: User, goexfs: Goexfs, goexfs_json: Json, manifest: Manifests
 ) -> None:
