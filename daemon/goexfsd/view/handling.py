@@ -37,6 +37,9 @@ class State(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = True
 
+    changer_type: type[Changer] = Changer
+    attributes_type: type[Attributes] = Attributes
+
     tree: Tree
     changer: Changer
     attributes: Attributes
@@ -51,8 +54,8 @@ class State(pyfuse3.Operations):
         """Serve this tree from now on."""
         self.tree = tree
         self.squash = squash
-        self.changer = Changer(tree)
-        self.attributes = Attributes(tree, squash)
+        self.changer = self.changer_type(tree)
+        self.attributes = self.attributes_type(tree, squash)
 
     def rebase(self, layer: Layer) -> Asked:
         """Go over to another layer; returns what the kernel must be made to forget."""

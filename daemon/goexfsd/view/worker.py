@@ -26,6 +26,7 @@ from goexfsd.view import reading
 from goexfsd.view.directory import Directories
 from goexfsd.view.mount import mount
 from goexfsd.view.rewind import forget_kernel
+from goexfsd.view.ruled import Ruled, RuledTree
 from goexfsd.view.tree import Tree
 from goexfsd.worker import Worker, WorkerSpec
 
@@ -40,6 +41,10 @@ class View(Directories):
     fuse_fd: int
 
 
+class RuledView(Ruled, View):
+    """The same, where the session has rules."""
+
+
 _view: View | None = None
 
 
@@ -47,7 +52,7 @@ def prepare(spec: WorkerSpec) -> None:
     """As root: mount the view at ``spec.options["mountpoint"]``."""
     global _view
     _raise_limit()
-    _view = View()
+    _view = RuledView() if spec.options.get("rules") else View()
     _view.fuse_fd = mount(spec)
     reading.install()
     pyfuse3.init(_view, f"/dev/fd/{_view.fuse_fd}", set())
@@ -74,7 +79,9 @@ def entry(worker: Worker) -> None:
     )
     uid, gid = options.get("sandbox_uid"), options.get("sandbox_gid")
     squash = None if uid is None else (uid, uid if gid is None else gid)
-    tree = Tree(layer, worker.root_fds)
+    rules = [tuple(rule) for rule in options.get("rules", ())]
+    fds = worker.root_fds
+    tree = RuledTree(layer, fds, rules) if rules else Tree(layer, fds)
     tree.pool_limit = max(64, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
     _view.begin(tree, squash)
     gc.collect()
