@@ -24,7 +24,7 @@ class Worker:
 
     spec: Spec
     layer_fds: dict[str, int]
-    root_fds: list[int]
+    lower_fds: list[int]
     sent: list[dict[str, Any]] = field(default_factory=list)
 
     def send(self, message: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@
 1. (still root) opens the layer directories named in the spec and runs ``entry.prepare`` if the
    entry needs root for one thing more (the view mounts FUSE there);
 2. becomes the owner for good: groups, gid, uid, bounding set, no_new_privs, not dumpable;
-3. (the owner) opens the roots, checking that they are still the directories they were;
+3. (the owner) opens the roots, checking that they are still the directories they were, and
+   below the snapshots that root has opened what the session sees of them;
 4. calls the entry with all that in a ``Worker``.
 
 The daemon holds the other end of ``conn``; when that closes, the worker ends.  Modules that a
@@ -67,6 +68,11 @@ class Root:
     name: str
     path: str
     ino: int = 0
+    lower: str | None = None
+    """A read-only snapshot in the store that holds the root as the session sees it; None: the
+    session sees the real directory."""
+    inner: str = ""
+    """Where the root is below the snapshot's top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,12 @@ class Worker:
     """O_RDONLY|O_DIRECTORY descriptors of ``spec.layers``."""
     root_fds: list[int]
     """O_PATH|O_DIRECTORY descriptors of the roots, by index."""
+    lower_fds: list[int] = field(default_factory=list)
+    """The same of what the session sees of the base: a root's snapshot where there is one, else
+    the root itself."""
+
+    def __post_init__(self) -> None:
+        self.lower_fds = self.lower_fds or list(self.root_fds)
 
     def send(self, message: dict[str, Any]) -> None:
         """One message to the daemon: JSON, for root must not unpickle what a worker says.
@@ -290,11 +302,16 @@ def _carry_out(
             label: os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             for label, path in spec.layers.items()
         }
+        tops = [open_top(root) for root in spec.roots]
         if prepare is not None:
             prepare(spec)
         become(spec.owner)
         root_fds = [open_root(root) for root in spec.roots]
-        worker = Worker(spec, conn, layer_fds, root_fds)
+        lower_fds = [
+            fd if top is None else open_lower(root, top)
+            for root, fd, top in zip(spec.roots, root_fds, tops, strict=True)
+        ]
+        worker = Worker(spec, conn, layer_fds, root_fds, lower_fds)
         worker.send({"event": "up"})
         entry(worker)
     except BaseException as error:
@@ -339,4 +356,32 @@ def open_root(root: Root) -> int:
             f"{shown} is not the directory it was when the session opened",
             hint="put the original directory back, or discard the session",
         )
+    return fd
+
+
+def open_top(root: Root) -> int | None:
+    """As root: the top of the snapshot that holds ``root``, if the session sees one."""
+    if root.lower is None:
+        return None
+    return os.open(root.lower, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def open_lower(root: Root, top: int) -> int:
+    """As the owner: the root below the snapshot's ``top``, which is closed; NotFound, Denied.
+
+    The directories on the way have the modes that they had in the base, so whoever could not
+    enter them there cannot here; what lies above the root is not kept open.
+    """
+    shown = display(root.path)
+    try:
+        fd = kernel.open_dir_beneath(top, os.fsencode(root.inner))
+    except PermissionError as error:
+        raise Denied(f"{shown} cannot be opened in its snapshot: permission denied") from error
+    except OSError as error:
+        raise NotFound(f"{shown} is not in its snapshot: {error.strerror}") from error
+    finally:
+        os.close(top)
+    if root.ino and os.fstat(fd).st_ino != root.ino:
+        os.close(fd)
+        raise NotFound(f"{shown} is not the same directory in its snapshot")
     return fd

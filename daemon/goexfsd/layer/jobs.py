@@ -66,7 +66,7 @@ class Worker(Protocol):
     def layer_fds(self) -> dict[str, int]: ...
 
     @property
-    def root_fds(self) -> list[int]: ...
+    def lower_fds(self) -> list[int]: ...
 
     def send(self, message: dict[str, Any]) -> None: ...
 
@@ -94,7 +94,7 @@ def _changes(worker: Worker) -> None:
     old, new = worker.layer_fds.get("from"), worker.layer_fds.get("to")
     tell = _Teller(worker)
     roots = spec.roots
-    with open_views(old, new, roots, worker.root_fds, progress=tell.progress) as views:
+    with open_views(old, new, roots, worker.lower_fds, progress=tell.progress) as views:
         wanted = [_selection(each) for each in spec.options.get("paths") or ()]
         found = select(differences(views, progress=tell.progress), wanted)
         review = _Reviewed(found, views, spec)

@@ -16,27 +16,37 @@ from goexfsd.view.node import Node
 from goexfsd.view.tree import Tree
 
 LIVE = 1.0
-"""Seconds that the kernel may rely on what comes from the base, and on a name's absence."""
+"""Seconds that the kernel may rely on what comes from a base that may change."""
 OURS = 1.0e6
 """Seconds that it may rely on what only the view changes."""
 
 
 class Attributes:
-    """Makes attributes; ``squash`` is the (uid, gid) to show for everything, or None."""
+    """Makes attributes; ``squash`` is the (uid, gid) to show for everything, or None.
 
-    __slots__ = ("ledger", "squash", "tree")
+    ``absence_lasts``: where the base cannot change, the kernel may remember for good that a name
+    is absent (one that cannot be made to forget all names at once, for a rewind, may not).
+    """
 
-    def __init__(self, tree: Tree, squash: tuple[int, int] | None) -> None:
+    __slots__ = ("absent", "base", "ledger", "squash", "tree")
+
+    def __init__(
+        self, tree: Tree, squash: tuple[int, int] | None, *, absence_lasts: bool = False
+    ) -> None:
         self.tree = tree
         self.ledger = tree.ledger
         self.squash = squash
+        self.base = [OURS if stable else LIVE for stable in tree.stable]
+        """Of each root, how long the kernel may rely on what comes from its base."""
+        self.absent = self.base if absence_lasts else [LIVE] * len(self.base)
+        """The same for a name's absence."""
 
     def entry(self, node: Node, st: os.stat_result, ours: bool) -> pyfuse3.EntryAttributes:
         """The attributes of a node; ``ours``: the name it was found under is in the upper."""
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node.id
-        entry.entry_timeout = OURS if ours else LIVE
-        entry.attr_timeout = OURS if node.upper else LIVE
+        entry.entry_timeout = OURS if ours else self.base[node.root]
+        entry.attr_timeout = OURS if node.upper else self.base[node.root]
         entry.st_mode = st.st_mode
         entry.st_uid = st.st_uid
         entry.st_gid = st.st_gid

@@ -44,6 +44,8 @@ class State(pyfuse3.Operations):
     changer: Changer
     attributes: Attributes
     squash: tuple[int, int] | None
+    one_call = False
+    """Whether one notification makes the kernel forget all names (see ``rewind``)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,14 +57,20 @@ class State(pyfuse3.Operations):
         self.tree = tree
         self.squash = squash
         self.changer = self.changer_type(tree)
-        self.attributes = self.attributes_type(tree, squash)
+        self.attributes = self.attributes_type(tree, squash, absence_lasts=self.one_call)
 
-    def rebase(self, layer: Layer) -> Asked:
-        """Go over to another layer; returns what the kernel must be made to forget."""
+    def rebase(
+        self,
+        layer: Layer,
+        lower_fds: list[int] | None = None,
+        stable: list[bool] | None = None,
+    ) -> Asked:
+        """Go over to another layer, and to other roots beneath it if given; returns what the
+        kernel must be made to forget."""
         for node in self.tree.table.by_id.values():
             self.changer.drop_aside(node)
         old = self.tree.layer
-        told = switch(self.tree, layer)
+        told = switch(self.tree, layer, lower_fds, stable)
         self.begin(self.tree, self.squash)
         old.close()
         self.tree.tidy()

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext
 
 from goexfsd.layer.format import owner_needs
-from goexfsd.view.attributes import LIVE
 from goexfsd.view.handling import State, handler
 from goexfsd.view.node import TOP, Node
 
@@ -42,7 +41,7 @@ class Names(State):
         if found is None:
             absent = EntryAttributes()
             absent.st_ino = 0
-            absent.entry_timeout = LIVE
+            absent.entry_timeout = self.attributes.absent[parent.root]
             return absent
         st, upper = found
         return self.reply(self.tree.node(parent, name, st, upper), st, ours=upper)

@@ -52,6 +52,8 @@ class Places:
         """Directory nodes with open descriptors, oldest first."""
         self.pool_limit = 2048
         self.roots: list[Node] = []
+        self.stable = [False] * len(self.root_fds)
+        """Of each root whether its base cannot change (it is a snapshot)."""
         self.top = Node(TOP, DIRECTORY, 0 if len(self.root_fds) == 1 else -1, None, b"")
         self.table.add(self.top)
 
@@ -167,9 +169,20 @@ class Places:
         """Between operations: close what dropped nodes held, and the oldest of too many."""
         dropped = self.table.dropped
         while dropped:
-            self.close_node(dropped.pop())
+            node = dropped.pop()
+            if self.layer.quota is not None:
+                self._give_back(node)
+            self.close_node(node)
         while len(self.pool) > self.pool_limit:
             self.drop_fds(next(iter(self.pool)))
+
+    def _give_back(self, node: Node) -> None:
+        """What a deleted entry took is free once nobody knows it any more."""
+        if not (node.gone and node.upper and node.fd >= 0) or self.layer.quota is None:
+            return
+        st = os.fstat(node.fd)
+        if st.st_nlink == 0 or node.kind == DIRECTORY:
+            self.layer.quota.spend(-st.st_blocks * 512, -1)
 
     # -- places --------------------------------------------------------------------------------
 

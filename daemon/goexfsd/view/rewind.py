@@ -20,8 +20,10 @@ import time
 
 import pyfuse3
 
+from goexfsd.layer.copyup import open_base
 from goexfsd.layer.writer import Layer
 from goexfsd.view.attributes import LIVE
+from goexfsd.view.copier import same_version
 from goexfsd.view.node import TOP, Node
 from goexfsd.view.places import DIRECTORY
 from goexfsd.view.tree import Tree
@@ -34,11 +36,22 @@ Asked = list[tuple[int, int, bytes]]
 """What to make the kernel forget: inode, parent's inode, name."""
 
 
-def switch(tree: Tree, layer: Layer) -> Asked:
-    """Let the tree's nodes show ``layer``; returns all names that the kernel may know."""
+def switch(
+    tree: Tree, layer: Layer, lower_fds: list[int] | None = None, stable: list[bool] | None = None
+) -> Asked:
+    """Let the tree's nodes show ``layer``; returns all names that the kernel may know.
+
+    ``lower_fds`` are roots to show beneath it from now on in place of the former, which are
+    closed; ``stable`` says which of them cannot change.
+    """
     table = tree.table
     known = list(table.by_id.values())
-    told = [(node.id, node.parent.id, node.name) for node in known if node.parent is not None]
+    told = [
+        (node.id, parent.id, name)
+        for node in known
+        for parent, name in ((node.parent, node.name), *(node.more or ()))
+        if parent is not None
+    ]
     was_open = {node: node.upper for node in known if node.opens and node.kind != DIRECTORY}
     for node in known:
         tree.drop_fds(node)
@@ -46,6 +59,8 @@ def switch(tree: Tree, layer: Layer) -> Asked:
     table.lowers.clear()
     layer.step, layer.changes = tree.layer.step, tree.layer.changes + 1
     tree.layer, tree.ledger = layer, layer.ledger
+    if lower_fds is not None:
+        _exchange_base(tree, lower_fds, stable or [False] * len(lower_fds))
     for root in tree.roots:
         root.acl = root.subdirs = None
         tree.attach_root(root)
@@ -56,6 +71,14 @@ def switch(tree: Tree, layer: Layer) -> Asked:
     for node in known:
         _settle_chain(tree, node, done, was_open)
     return told
+
+
+def _exchange_base(tree: Tree, lower_fds: list[int], stable: list[bool]) -> None:
+    for fd in tree.root_fds:
+        os.close(fd)
+    tree.root_fds[:] = lower_fds
+    tree.root_devs = tree.ledger.root_devs
+    tree.stable = stable
 
 
 def _settle_chain(tree: Tree, node: Node, done: set[Node], was_open: dict[Node, bool]) -> None:
@@ -100,6 +123,8 @@ def _take_up(
         return False  # its handles keep the bytes that they had
     if tree.preferred(parent, st, upper) != node.id or tree.at_entry(parent, st, upper):
         return False
+    if kept is False and not _reopens(tree, node, parent, name, st):
+        return False
     for old, _ in node.more or ():
         old.refs -= 1
     node.more = None
@@ -110,6 +135,20 @@ def _take_up(
     node.upper = node.lower = node.indexed = node.plain = False
     node.key = node.redirect = node.acl = node.subdirs = None
     tree.describe(node, parent, name, st, upper)
+    return True
+
+
+def _reopens(tree: Tree, node: Node, parent: Node, name: bytes, st: os.stat_result) -> bool:
+    """Whether an open base file is the same in the state of the base that is shown now; then it
+    is open there."""
+    was = os.fstat(node.fd)
+    if was.st_dev == st.st_dev:
+        return True  # the base was not exchanged
+    if not same_version(was, st):
+        return False
+    fd = open_base(name, tree.lower_fd(parent))
+    os.close(node.fd)
+    node.fd = fd
     return True
 
 
@@ -131,7 +170,7 @@ def forget_kernel(fuse_fd: int, told: Asked) -> None:
     One notification drops all names (Linux 6.16); before that each known name is dropped, and
     names that were absent are waited out.
     """
-    names_gone = _next_epoch(fuse_fd)
+    names_gone = next_epoch(fuse_fd)
     for inode, parent, name in told:
         with contextlib.suppress(OSError):
             if not names_gone:
@@ -144,7 +183,8 @@ def forget_kernel(fuse_fd: int, told: Asked) -> None:
         time.sleep(LIVE)
 
 
-def _next_epoch(fuse_fd: int) -> bool:
+def next_epoch(fuse_fd: int) -> bool:
+    """Make the kernel look every name up again; False if it does not know how."""
     try:
         os.write(fuse_fd, _NOTIFY.pack(_NOTIFY.size, _INC_EPOCH, 0))
     except OSError as error:

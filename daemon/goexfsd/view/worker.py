@@ -14,6 +14,7 @@ import logging
 import os
 import resource
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from multiprocessing.reduction import recv_handle
 from typing import Any
 
@@ -21,14 +22,15 @@ import pyfuse3
 import trio
 
 from goexfs.errors import GoexfsError, Internal, Usage
+from goexfsd.layer.quota import Quota
 from goexfsd.layer.writer import Layer
 from goexfsd.view import reading
 from goexfsd.view.directory import Directories
 from goexfsd.view.mount import mount
-from goexfsd.view.rewind import forget_kernel
+from goexfsd.view.rewind import forget_kernel, next_epoch
 from goexfsd.view.ruled import Ruled, RuledTree
 from goexfsd.view.tree import Tree
-from goexfsd.worker import Worker, WorkerSpec
+from goexfsd.worker import Worker, WorkerSpec, open_lower
 
 log = logging.getLogger("goexfsd.view")
 
@@ -75,14 +77,16 @@ def entry(worker: Worker) -> None:
     layer = Layer(
         worker.layer_fds["live"],
         [os.fsencode(root.name) for root in worker.spec.roots],
-        [os.fstat(fd).st_dev for fd in worker.root_fds],
+        [os.fstat(fd).st_dev for fd in worker.lower_fds],
     )
     uid, gid = options.get("sandbox_uid"), options.get("sandbox_gid")
     squash = None if uid is None else (uid, uid if gid is None else gid)
     rules = [tuple(rule) for rule in options.get("rules", ())]
-    fds = worker.root_fds
+    fds = worker.lower_fds
     tree = RuledTree(layer, fds, rules) if rules else Tree(layer, fds)
+    tree.stable = [root.lower is not None for root in worker.spec.roots]
     tree.pool_limit = max(64, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+    _view.one_call = any(tree.stable) and next_epoch(_view.fuse_fd)
     _view.begin(tree, squash)
     gc.collect()
     gc.freeze()
@@ -166,8 +170,16 @@ class Commands:
     # -- commands --------------------------------------------------------------------------------
 
     async def _step(self, message: dict[str, Any]) -> dict[str, Any]:
-        self.view.tree.layer.step = int(message["number"])
-        return {}
+        """A step begins, with what the layer may hold during it; or (number 0) has ended.
+
+        The reply says which limits were met during the one before.
+        """
+        layer = self.view.tree.layer
+        met = [] if layer.quota is None else sorted(layer.quota.refused)
+        layer.step = int(message["number"])
+        quota = message.get("quota")
+        layer.quota = None if quota is None else Quota(*quota)
+        return {"met": met}
 
     async def _sync(self, message: dict[str, Any]) -> dict[str, Any]:
         layer = self.view.tree.layer
@@ -175,14 +187,33 @@ class Commands:
         return {"mutations": layer.changes}
 
     async def _rewind(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Go over to the layer whose descriptor follows the command."""
+        """Go over to the layer whose descriptor follows the command.
+
+        With ``lowers`` (for each root where it is below a snapshot's top, or None for the real
+        directory) also to another state of the base; the tops' descriptors follow.
+        """
         fd = await trio.to_thread.run_sync(recv_handle, self.worker.conn)
         view = self.view
-        old = view.tree.layer
-        layer = Layer(fd, old.root_names, old.ledger.root_devs)
-        told = view.rebase(layer)
+        tree = view.tree
+        lowers = message.get("lowers")
+        fds = None if lowers is None else await trio.to_thread.run_sync(self._lower_fds, lowers)
+        devs = [os.fstat(each).st_dev for each in fds or tree.root_fds]
+        layer = Layer(fd, tree.layer.root_names, devs)
+        told = view.rebase(layer, fds, None if lowers is None else [x is not None for x in lowers])
         await trio.to_thread.run_sync(forget_kernel, view.fuse_fd, told)
         return {"mutations": view.tree.layer.changes}
+
+    def _lower_fds(self, lowers: list[str | None]) -> list[int]:
+        """What is to be shown of the base from now on."""
+        found = []
+        for root, fd, inner in zip(
+            self.worker.spec.roots, self.worker.root_fds, lowers, strict=True
+        ):
+            if inner is None:
+                found.append(os.dup(fd))
+            else:
+                found.append(open_lower(replace(root, inner=inner), recv_handle(self.worker.conn)))
+        return found
 
     async def _stats(self, message: dict[str, Any]) -> dict[str, Any]:
         view = self.view
