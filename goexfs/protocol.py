@@ -352,7 +352,10 @@ class Diff(Model):
     session: str | None = None
     cwd: str | None = None
     paths: list[str] = Field(default_factory=list)
-    """Relative to a root, ``ROOTNAME/...`` when there are several, or absolute (real or view)."""
+    """Names or globs, relative to ``cwd`` where the session holds it, else to a root
+    (``ROOTNAME/...`` when there are several); or absolute (real or view)."""
+    exclude: list[str] = Field(default_factory=list)
+    """Names or globs of what to leave out."""
     step: int | None = None
     from_: int | None = Field(default=None, alias="from")
     to: int | None = None
@@ -424,6 +427,9 @@ class Commit(Model):
     cwd: str | None = None
     message: str = Field(default="", max_length=10_000)
     paths: list[str] = Field(default_factory=list)
+    """Names or globs, as for ``diff``."""
+    exclude: list[str] = Field(default_factory=list)
+    """Names or globs of what stays in the session."""
     checkpoint: int | None = None
     """Commit exactly this reviewed checkpoint; refused if the live layer has moved on."""
     dry_run: bool = False

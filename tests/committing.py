@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from goexfsd.commit import jobs
+from goexfsd.layer.selection import Selection
 from goexfsd.worker import (
     Owner,
     Root,
@@ -67,17 +68,26 @@ class Bench:
         self,
         paths: Sequence[tuple[int, bytes]] = (),
         *,
+        exclude: Sequence[tuple[int, bytes]] = (),
         fault: int = 0,
         at_intent: Callable[[], bool] = lambda: True,
+        **options: Any,
     ) -> Ran:
         """Run a commit; ``at_intent`` is called when it asks, and says whether it may go on."""
         self.before.mkdir(exist_ok=True)
         os.chown(self.before, self.owner.uid, self.owner.gid)
-        spec = self.spec(commit="c-test", paths=list(paths), fault=fault)
+        select = Selection.of(paths, exclude)
+        spec = self.spec(commit="c-test", select=select, fault=fault, **options)
         return run(jobs.commit, spec, at_intent)
 
     def undo(
-        self, name: str, *, undos: Sequence[str] = (), of: Path | None = None, fault: int = 0
+        self,
+        name: str,
+        *,
+        undos: Sequence[str] = (),
+        of: Path | None = None,
+        fault: int = 0,
+        at_intent: Callable[[], bool] = lambda: True,
     ) -> Ran:
         """Take back the commit in ``of`` (else this one's) in a directory ``name`` beside it;
         ``undos`` are those of the undos since."""
@@ -88,7 +98,8 @@ class Bench:
         for number, each in enumerate(undos):
             layers[f"undo-{number:06}"] = str(self.before.parent / each)
         options = {"commit": "c-undo", "fault": fault}
-        return run(jobs.undo, WorkerSpec(self.owner, tuple(self.roots), layers, options))
+        spec = WorkerSpec(self.owner, tuple(self.roots), layers, options)
+        return run(jobs.undo, spec, at_intent)
 
     def beside(self, name: str) -> Bench:
         """The same with another commit's directory."""

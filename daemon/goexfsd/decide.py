@@ -26,6 +26,7 @@ from goexfs.protocol import CommitResult, ConflictInfo, Loss, Operation, Summary
 from goexfsd.catalog import CommitRow
 from goexfsd.channel import Channel
 from goexfsd.commit import jobs as commit_jobs
+from goexfsd.layer.selection import Selection
 from goexfsd.session import House, Session
 from goexfsd.worker import Worker
 
@@ -95,11 +96,11 @@ async def commit(
     locks: RootLocks,
     *,
     message: str,
-    paths: list[tuple[int, bytes]],
+    select: Selection,
     reviewed: int | None,
     listen: Listen,
 ) -> CommitResult:
-    """Commit the session, or the changes at and below ``paths``.
+    """Commit the session, or the changes that ``select`` means.
 
     When the base has moved, the result has every conflict and nothing was touched.  Raises
     InvalidState when the layer has moved past the ``reviewed`` checkpoint, Usage for a selection
@@ -115,7 +116,7 @@ async def commit(
             uid=session.row.uid,
             message=message,
             state="staging",
-            partial=bool(paths),
+            partial=bool(select),
             created=time.time(),
             ended=None,
             applied=Summary(),
@@ -126,8 +127,8 @@ async def commit(
             refuse_pending(session.house.catalog.commits(state="intent"), row.roots)
             session.enter("commit")
             try:
-                warnings = await _review(session, row, paths)
-                result = await _run(session, row, paths, listen)
+                warnings = await _review(session, row, select)
+                result = await _run(session, row, select, listen)
             except BaseException:
                 if not session.house.catalog.unfinished(session.id):
                     session.enter("kept")
@@ -143,7 +144,7 @@ async def preview(
     session: Session,
     locks: RootLocks,
     *,
-    paths: list[tuple[int, bytes]],
+    select: Selection,
     reviewed: int | None,
     listen: Listen,
 ) -> CommitResult:
@@ -155,7 +156,7 @@ async def preview(
         async with locks.exclusive(roots):
             refuse_pending(session.house.catalog.commits(state="intent"), roots)
             layers = {"source": store.checkpoint(session.id, session.row.checkpoint)}
-            options = {"commit": "dry-run", "paths": list(paths), "dry": True}
+            options = {"commit": "dry-run", "select": select, "dry": True}
             found: list[dict[str, Any]] = []
             async with session.job(commit_jobs.commit, layers, options) as channel:
                 while (message := await channel.receive()) is not None:
@@ -179,7 +180,7 @@ def _previewed(
     )
 
 
-async def _review(session: Session, row: CommitRow, paths: list[tuple[int, bytes]]) -> list[str]:
+async def _review(session: Session, row: CommitRow, select: Selection) -> list[str]:
     """The warnings of what is to be committed, with the names that they are about."""
     found: list[str] = []
 
@@ -195,7 +196,7 @@ async def _review(session: Session, row: CommitRow, paths: list[tuple[int, bytes
         elif message["event"] == "done":
             found[:0] = message["warnings"]
 
-    await session.changes(None, row.source, paths=paths, listing="flagged", listen=listen)
+    await session.changes(None, row.source, select=select, listing="flagged", listen=listen)
     return found
 
 
@@ -210,10 +211,10 @@ async def _check_reviewed(session: Session, reviewed: int | None) -> None:
 
 
 async def _run(
-    session: Session, row: CommitRow, paths: list[tuple[int, bytes]], listen: Listen
+    session: Session, row: CommitRow, select: Selection, listen: Listen
 ) -> CommitResult:
     layers = {"source": session.house.store.checkpoint(session.id, row.source)}
-    options = {"commit": row.id, "paths": list(paths)}
+    options = {"commit": row.id, "select": select}
     row, final = await drive(session, row, commit_jobs.commit, layers, options, listen)
     if final["event"] != "applied":
         return _unchanged(session, final)

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from goexfs import protocol as p
 from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
 from goexfs.names import display, from_wire
-from goexfsd import decide, doctor, policies, retention, steps, undo
+from goexfsd import decide, doctor, policies, retention, steps, undo, words
 from goexfsd.catalog import CommitRow, RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
@@ -315,11 +315,11 @@ class Service:
             elif message["event"] == "done":
                 warnings.extend(message["warnings"])
 
-        paths = [session.locate(os.fsdecode(self._path(x)), request.cwd) for x in request.paths]
+        select = words.selection(session, request.paths, request.exclude, request.cwd)
         summary = await session.changes(
             before,
             after,
-            paths=paths,
+            select=select,
             patch=request.patch,
             binary=request.binary,
             listing="all",
@@ -384,16 +384,16 @@ class Service:
             if message["event"] == "progress":
                 await _progress(call, message)
 
-        paths = [session.locate(os.fsdecode(self._path(x)), request.cwd) for x in request.paths]
+        select = words.selection(session, request.paths, request.exclude, request.cwd)
         if request.dry_run:
             return await decide.preview(
-                session, self.locks, paths=paths, reviewed=request.checkpoint, listen=listen
+                session, self.locks, select=select, reviewed=request.checkpoint, listen=listen
             )
         result = await decide.commit(
             session,
             self.locks,
             message=request.message,
-            paths=paths,
+            select=select,
             reviewed=request.checkpoint,
             listen=listen,
         )

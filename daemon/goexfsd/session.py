@@ -35,6 +35,7 @@ from goexfsd.channel import Channel, open_channel
 from goexfsd.config import Config
 from goexfsd.hold import Hold, Place, open_hold
 from goexfsd.layer import jobs as layer_jobs
+from goexfsd.layer.selection import Selection
 from goexfsd.store import Store
 from goexfsd.worker import Owner, Root, Worker, Workers, WorkerSpec
 
@@ -304,7 +305,7 @@ class Session:
         before: int | None,
         after: int | None,
         *,
-        paths: list[tuple[int, bytes]] | None = None,
+        select: Selection | None = None,
         patch: bool = False,
         binary: bool = True,
         listing: Literal["all", "flagged", "none"] = "none",
@@ -320,7 +321,7 @@ class Session:
         if before is not None:
             layers["from"] = self.side(before)
         options = {
-            "paths": list(paths or ()),
+            "select": select,
             "patch": patch,
             "binary": binary,
             "list": listing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from goexfs.wire import Message, OnEvent, connect
@@ -51,6 +52,15 @@ def where(session: str | None, **more: Any) -> Message:
     directory = here()
     if directory is not None:
         params["cwd"] = path(directory)
+    return params
+
+
+def selected(params: Message, names: Sequence[str], exclude: Sequence[str]) -> Message:
+    """The params with the names and globs of ``with_selection``."""
+    if names:
+        params["paths"] = [path(name) for name in names]
+    if exclude:
+        params["exclude"] = [path(name) for name in exclude]
     return params
 
 

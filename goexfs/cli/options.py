@@ -82,6 +82,17 @@ def with_session(function: F) -> F:
     )(function)
 
 
+def with_selection(function: F) -> F:
+    """``PATH...`` and ``--exclude``: which entries, by name or glob."""
+    function = click.option(
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        help="Leave this out, and all below it; may be repeated.",
+    )(function)
+    return click.argument("names", nargs=-1, metavar="[PATH]...")(function)
+
+
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only from 8.5 on
     """Seconds, or with a unit: 90, 1.5, 30s, 5m, 2h."""
 

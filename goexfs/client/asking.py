@@ -145,8 +145,17 @@ def policy(session: Session, name: str | None, rules: Mapping[str, Any] | None) 
     return build(Policy, run=build(Run, **where(session), policy=name, rules=rules))
 
 
+def selection(paths: Sequence[Path], exclude: Sequence[Path]) -> dict[str, list[str]]:
+    """Names or globs, and those of what is left out."""
+    return {
+        "paths": [path(each) for each in paths],
+        "exclude": [path(each) for each in exclude],
+    }
+
+
 def diff(
     paths: Sequence[Path],
+    exclude: Sequence[Path],
     session: Session,
     step: int | None,
     from_: int | None,
@@ -155,7 +164,7 @@ def diff(
     patch: bool,
 ) -> Diff:
     span = {"step": step, "from": from_, "to": to}
-    return build(Diff, **where(session), **span, paths=[path(each) for each in paths], patch=patch)
+    return build(Diff, **where(session), **span, **selection(paths, exclude), patch=patch)
 
 
 def kill(request: int) -> Message:

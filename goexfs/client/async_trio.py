@@ -222,6 +222,7 @@ class TrioClient:
     async def diff(
         self,
         *paths: Path,
+        exclude: Sequence[Path] = (),
         session: Session = None,
         step: int | None = None,
         from_: int | None = None,
@@ -229,12 +230,13 @@ class TrioClient:
         on_progress: OnProgress | None = None,
     ) -> DiffResult:
         """What the session changed (or a step did, or what differs between two checkpoints)."""
-        request = asking.diff(paths, session, step, from_, to, patch=False)
+        request = asking.diff(paths, exclude, session, step, from_, to, patch=False)
         return await self._ask(request, DiffResult, _progress(on_progress))
 
     async def patch(
         self,
         *paths: Path,
+        exclude: Sequence[Path] = (),
         session: Session = None,
         step: int | None = None,
         from_: int | None = None,
@@ -252,7 +254,7 @@ class TrioClient:
             else:
                 await on_chunk(decode(params))
 
-        request = asking.diff(paths, session, step, from_, to, patch=True)
+        request = asking.diff(paths, exclude, session, step, from_, to, patch=True)
         await self._ask(request, DiffResult, on_event)
         return b"".join(kept)
 
@@ -289,6 +291,7 @@ class TrioClient:
     async def commit(
         self,
         *paths: Path,
+        exclude: Sequence[Path] = (),
         session: Session = None,
         message: str = "",
         checkpoint: int | None = None,
@@ -304,7 +307,7 @@ class TrioClient:
             Commit,
             **asking.where(session),
             message=message,
-            paths=[asking.path(path) for path in paths],
+            **asking.selection(paths, exclude),
             checkpoint=checkpoint,
             dry_run=dry_run,
         )

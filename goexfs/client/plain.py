@@ -134,6 +134,7 @@ class Client:
     def diff(
         self,
         *paths: Path,
+        exclude: Sequence[Path] = (),
         session: Session = None,
         step: int | None = None,
         from_: int | None = None,
@@ -141,12 +142,13 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> DiffResult:
         """What the session changed (or a step did, or what differs between two checkpoints)."""
-        request = asking.diff(paths, session, step, from_, to, patch=False)
+        request = asking.diff(paths, exclude, session, step, from_, to, patch=False)
         return self._ask(request, DiffResult, _progress(on_progress))
 
     def patch(
         self,
         *paths: Path,
+        exclude: Sequence[Path] = (),
         session: Session = None,
         step: int | None = None,
         from_: int | None = None,
@@ -161,7 +163,7 @@ class Client:
             if method == "chunk":
                 take(decode(params))
 
-        request = asking.diff(paths, session, step, from_, to, patch=True)
+        request = asking.diff(paths, exclude, session, step, from_, to, patch=True)
         self._ask(request, DiffResult, on_event)
         return b"".join(kept)
 
@@ -194,6 +196,7 @@ class Client:
     def commit(
         self,
         *paths: Path,
+        exclude: Sequence[Path] = (),
         session: Session = None,
         message: str = "",
         checkpoint: int | None = None,
@@ -209,7 +212,7 @@ class Client:
             Commit,
             **asking.where(session),
             message=message,
-            paths=[asking.path(path) for path in paths],
+            **asking.selection(paths, exclude),
             checkpoint=checkpoint,
             dry_run=dry_run,
         )

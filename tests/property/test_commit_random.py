@@ -17,6 +17,7 @@ from layering import Item, Session, manifest
 from layerops import Op, base_trees, build, operations, perform
 
 Shown = tuple[object, ...]
+PICKS = st.lists(st.integers(0, 20), max_size=3)
 
 
 def bench(session: Session, before: str = "before") -> Bench:
@@ -90,8 +91,10 @@ def test_commit_makes_the_base_what_the_view_showed(base: list[Op], ops: list[Op
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(base=base_trees(), ops=operations(), picks=st.lists(st.integers(0, 20), max_size=3))
-def test_part_and_then_the_rest_is_all(base: list[Op], ops: list[Op], picks: list[int]) -> None:
+@given(base=base_trees(), ops=operations(), picks=PICKS, leaves=PICKS)
+def test_part_and_then_the_rest_is_all(
+    base: list[Op], ops: list[Op], picks: list[int], leaves: list[int]
+) -> None:
     with tempfile.TemporaryDirectory() as home:
         session = Session.over(Path(home), build(base))
         try:
@@ -100,12 +103,18 @@ def test_part_and_then_the_rest_is_all(base: list[Op], ops: list[Op], picks: lis
             for change in found:
                 note(f"{change.kind} {change.old_path!r} {change.path!r} {set(change.aspects)}")
             paths = [found[pick % len(found)].path for pick in picks if found]
-            note(f"paths {paths}")
-            part = bench(session).commit([(0, path) for path in paths])
+            left = [found[pick % len(found)].path for pick in leaves if found]
+            note(f"paths {paths} without {left}")
+            part = bench(session).commit(
+                [(0, path) for path in paths], exclude=[(0, path) for path in left]
+            )
             note(str(part.messages))
-            event(f"{part.last['event']} {bool(paths)} {part.last.get('remaining_total', 0) > 0}")
+            rest = part.last.get("remaining_total", 0) > 0
+            event(f"{part.last['event']} {bool(paths)} {bool(left)} {rest}")
             if part.last["event"] == "error":
                 assert part.last["error"]["data"]["code"] == "usage"
+            elif part.last["event"] == "nothing":
+                assert left or not found  # everything selected was left out
             elif sum(part.last.get("applied", {}).values()) == len(found):
                 return  # all of it: such a session is closed
             else:

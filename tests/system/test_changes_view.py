@@ -16,6 +16,7 @@ import views
 from goexfs import protocol
 from goexfsd.layer.changes import Change, differences, open_views
 from goexfsd.layer.jobs import changes
+from goexfsd.layer.selection import Selection
 from goexfsd.worker import Owner, Root, WorkerSpec, context, decode_message, start_worker
 from layercheck import Check
 from layering import Item, Session, copy_tree, manifest
@@ -190,7 +191,7 @@ def test_worker_lists_changes_as_the_owner(workshop: Path) -> None:
         view.command("sync")
         layer = view.layer
     root = Root(0, "base", str(base))
-    options = {"paths": [(0, b"a"), (0, "base64:bmV3/w==")], "patch": True}
+    options = {"select": Selection.of([(0, b"a"), (0, b"new\xff")]), "patch": True}
     messages = run_changes(WorkerSpec(owner, (root,), {"to": str(layer)}, options))
     assert messages[-1]["summary"] == {"modified": 1, "created": 1}
     listed = [each for message in messages for each in message.get("changes", ())]

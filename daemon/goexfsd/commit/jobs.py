@@ -61,7 +61,7 @@ Progress = Callable[[str, int, int | None], None]
 def commit(worker: Worker) -> None:
     """Commit the changes of layer ``source``; before-images and plan go to ``before``.
 
-    Options: ``commit`` (id), ``paths`` (list of (root index, path); empty: all).  With a layer
+    Options: ``commit`` (id), ``select`` (a ``Selection``).  With a layer
     ``live``, a partial commit also takes what it committed out of that layer (``rebase``).  With
     ``dry`` there is no ``before``, and nothing is done: the plan is told.
     """
@@ -221,7 +221,7 @@ class _Commit(_Preparation):
             self._source_fd, self._roots, self._worker.root_fds, progress=self._progress
         )
         self._places = Places(changes)
-        self._chosen = choose(changes, self._worker.spec.options["paths"], self._places)
+        self._chosen = choose(changes, self._worker.spec.options["select"], self._places)
         if not self._chosen:
             self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
             return None

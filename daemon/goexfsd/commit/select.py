@@ -1,49 +1,49 @@
-"""Which changes a commit of some paths takes: those at and below them, and what they need.
+"""Which changes a commit of a selection takes: those that it means, and what they need.
 
-Needed are the directories that the session made above a selected entry.  A selection that
-cannot stand alone is a Usage error that says what is missing: half of a rename, some names of a
-hard-linked file, an entry below a directory that is itself renamed or replaced.
+Needed are the directories that the session made above a selected entry.  A deleted directory of
+which something stays is not taken; a rename is left where either of its ends is excluded.  A
+selection that cannot stand alone is a Usage error that says what is missing: half of a rename,
+some names of a hard-linked file, an entry below a directory that is itself renamed or replaced,
+an entry at a name that something else has not left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from goexfs.errors import NotFound, Usage
 from goexfs.names import display
-from goexfsd.commit.places import Place, Places, ancestors, covers
+from goexfsd.commit.places import Place, Places, ancestors
 from goexfsd.layer.changes import Change
+from goexfsd.layer.selection import Chosen, Selection, places_of
 
 
-def choose(changes: list[Change], paths: Sequence[Place], places: Places) -> list[Change]:
-    """The selected changes in the order of ``changes``; all of them if ``paths`` is empty."""
-    if not paths:
+def choose(changes: list[Change], selection: Selection, places: Places) -> list[Change]:
+    """The selected changes in the order of ``changes``; all of them if it selects nothing."""
+    if not selection:
         return changes
-    for root, path in paths:
-        if not any(_touches(change, root, path) for change in changes):
-            raise NotFound(f"no change at {_shown(path)}", hint="goexfs diff lists the changes")
-    chosen = {index for index, change in enumerate(changes) if _covered(change, paths)}
-    chosen |= _made_parents(changes, chosen)
-    _whole_renames(changes, chosen, paths)
+    listed = places_of(changes)
+    wanted = selection.among(listed)
+    idle = selection.idle(listed)
+    if idle is not None:
+        raise NotFound(f"no change at {idle}", hint="goexfs diff lists the changes")
+    chosen = {
+        index
+        for index, change in enumerate(changes)
+        if wanted.takes(change.root, change.path) and not wanted.leaves(change)
+    }
+    _whole_renames(changes, chosen, wanted)
+    return complete(changes, chosen, places)
+
+
+def complete(changes: list[Change], chosen: set[int], places: Places) -> list[Change]:
+    """The changes at ``chosen`` with what they need; Usage where that is more than may be."""
+    chosen = chosen | _made_parents(changes, chosen)
+    chosen -= _kept_directories(changes, chosen)
+    _free_names(changes, chosen, places)
     _whole_parents(changes, chosen, places)
     _whole_links(changes, chosen)
     return [change for index, change in enumerate(changes) if index in chosen]
-
-
-def _covers(paths: Sequence[Place], root: int, path: bytes) -> bool:
-    return any(root == index and covers(above, path) for index, above in paths)
-
-
-def _covered(change: Change, paths: Sequence[Place]) -> bool:
-    return _covers(paths, change.root, change.path)
-
-
-def _touches(change: Change, root: int, path: bytes) -> bool:
-    if change.root != root:
-        return False
-    return covers(path, change.path) or (
-        change.old_path is not None and covers(path, change.old_path)
-    )
 
 
 def _made_parents(changes: list[Change], chosen: set[int]) -> set[int]:
@@ -64,16 +64,61 @@ def _made_parents(changes: list[Change], chosen: set[int]) -> set[int]:
     return needed
 
 
-def _whole_renames(changes: list[Change], chosen: set[int], paths: Sequence[Place]) -> None:
+def _whole_renames(changes: list[Change], chosen: set[int], wanted: Chosen) -> None:
     for index, change in enumerate(changes):
-        if change.kind != "renamed" or change.old_path is None:
+        if change.kind != "renamed" or change.old_path is None or wanted.leaves(change):
             continue
-        if (index in chosen) != _covers(paths, change.root, change.old_path):
+        if (index in chosen) != wanted.takes(change.root, change.old_path):
             old, new = _shown(change.old_path), _shown(change.path)
             raise Usage(
                 f"{old} was renamed to {new}: one cannot be committed without the other",
                 hint="name both, or a directory that holds both",
             )
+
+
+def _staying(changes: list[Change], chosen: set[int]) -> Iterable[tuple[Place, Change]]:
+    """Base entries that are gone from the view, and are not to go from the base now."""
+    for index, change in enumerate(changes):
+        if index in chosen:
+            continue
+        if change.kind == "deleted":
+            yield (change.root, change.path), change
+        elif change.old_path is not None:
+            yield (change.root, change.old_path), change
+
+
+def _kept_directories(changes: list[Change], chosen: set[int]) -> set[int]:
+    """Deleted directories in which something stays."""
+    gone = {
+        (changes[index].root, changes[index].path): index
+        for index in chosen
+        if changes[index].kind == "deleted" and changes[index].type == "dir"
+    }
+    found = set()
+    for (root, path), _ in _staying(changes, chosen):
+        found |= {gone[root, above] for above in ancestors(path) if (root, above) in gone}
+    return found
+
+
+def _free_names(changes: list[Change], chosen: set[int], places: Places) -> None:
+    """No chosen entry may come to a name, or in place of a directory, that is not left yet."""
+    taken: dict[Place, Change] = {}
+    for index in chosen:
+        change = changes[index]
+        if change.kind in ("created", "renamed", "retyped"):
+            slot = places.slot_of(change.root, change.path)
+            if slot is not None:
+                taken[change.root, slot] = change
+    for (root, path), stays in _staying(changes, chosen):
+        for above in (path, *ancestors(path)):
+            comes = taken.get((root, above))
+            if comes is not None and (above == path or comes.kind == "retyped"):
+                what = "was renamed" if stays.kind == "renamed" else "was deleted"
+                raise Usage(
+                    f"{_shown(comes.path)} comes in place of {_shown(path)}, which {what}:"
+                    " one cannot be committed without the other",
+                    hint=f"name {_shown(path)} as well",
+                )
 
 
 def _whole_parents(changes: list[Change], chosen: set[int], places: Places) -> None:

@@ -9,8 +9,8 @@ the base alone, without ``to`` too) with the owner's rights, and sends, in this 
                                                          for reading, without options["binary"]
     {"event": "done", "summary": {kind: count}, "warnings": [...], "counts": [...]}
 
-``options["paths"]``: pairs of root index and path (bytes, or text in wire form); only changes at
-or below one of them, at either end of a rename, are sent.  ``options["list"]``: "all" (the
+``options["select"]``: a ``Selection``; only changes that it means, at either end of a rename, are
+sent.  ``options["list"]``: "all" (the
 default), "flagged" (only changes that have warnings) or "none".  ``options["review"]``: whether
 to look for warnings (the default); ``options["rules"]``: further rules, as keywords of
 ``goexfsd.warn.rules.Rule``.  A patch begins with the warnings, in lines that ``git apply`` and
@@ -33,14 +33,13 @@ from goexfs import names
 from goexfsd.layer.changes import Change, Difference, Root, Views, differences, open_views
 from goexfsd.layer.evidence import Evidence
 from goexfsd.layer.patch import patch
+from goexfsd.layer.selection import Chosen, Selection, places_of
 from goexfsd.warn.review import Review
 from goexfsd.warn.rules import Rule
 
 BATCH = 1000
 PIECE = 256 * 1024
 _PROGRESS_SECONDS = 0.2
-
-Selection = tuple[int, bytes]
 
 
 class PlacedRoot(Root, Protocol):
@@ -95,7 +94,7 @@ def _changes(worker: Worker) -> None:
     tell = _Teller(worker)
     roots = spec.roots
     with open_views(old, new, roots, worker.lower_fds, progress=tell.progress) as views:
-        wanted = [_selection(each) for each in spec.options.get("paths") or ()]
+        wanted: Selection = spec.options.get("select") or Selection()
         found = select(differences(views, progress=tell.progress), wanted)
         review = _Reviewed(found, views, spec)
         root_names = {root.index: root.name for root in roots}
@@ -185,27 +184,20 @@ class _Teller:
             self._worker.send(message)
 
 
-def _selection(pair: Sequence[Any]) -> Selection:
-    root, path = pair
-    return int(root), names.from_wire(path) if isinstance(path, str) else bytes(path)
-
-
-def select(found: list[Difference], wanted: Iterable[Selection]) -> list[Difference]:
-    """The differences at or below one of the paths; all of them if there are none."""
-    chosen = {(root, b"" if path == b"." else path.strip(b"/")) for root, path in wanted}
-    if not chosen:
+def select(found: list[Difference], wanted: Selection) -> list[Difference]:
+    """The differences that are meant, at either end of a rename; all if nothing is selected."""
+    if not wanted:
         return found
-    return [each for each in found if _is_below(each.change, chosen)]
+    changes = [each.change for each in found]
+    chosen = wanted.among(places_of(changes))
+    return [each for each in found if _is_meant(each.change, chosen)]
 
 
-def _is_below(change: Change, chosen: set[Selection]) -> bool:
-    for path in (change.path, change.old_path):
-        at = path
-        while at is not None:
-            if (change.root, at) in chosen:
-                return True
-            at = at.rpartition(b"/")[0] if at else None
-    return False
+def _is_meant(change: Change, chosen: Chosen) -> bool:
+    if chosen.leaves(change):
+        return False
+    ends = (change.path, change.old_path)
+    return any(path is not None and chosen.takes(change.root, path) for path in ends)
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from goexfs.cli.asking import ask, path, remark, where
+from goexfs.cli.asking import ask, remark, selected, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
-from goexfs.cli.options import with_json, with_session
+from goexfs.cli.options import with_json, with_selection, with_session
 from goexfs.errors import Conflict
 from goexfs.wire import Message
 
@@ -18,8 +18,9 @@ from goexfs.wire import Message
     "commit",
     'goexfs commit -m "rename the module"',
     "goexfs commit src/ README.md",
+    "goexfs commit 'src/**/*.py' --exclude 'test_*'",
 )
-@click.argument("names", nargs=-1, metavar="[PATH]...")
+@with_selection
 @click.option("-m", "--message", default="", metavar="TEXT", help="Say what this commit is.")
 @click.option(
     "--checkpoint",
@@ -32,6 +33,7 @@ from goexfs.wire import Message
 @with_json
 def command(
     names: tuple[str, ...],
+    exclude: tuple[str, ...],
     message: str,
     checkpoint: int | None,
     dry_run: bool,
@@ -39,12 +41,12 @@ def command(
 ) -> int:
     """Apply a session's changes, or those at PATHs, to the real directories.
 
+    A PATH may be a glob as in .gitignore (quote it); what is not committed stays in the session.
     If anything there changed meanwhile, nothing is applied and every conflict is named (exit
     status 3).  A commit of everything ends the session.
     """
     params = where(session, message=remark(message), checkpoint=checkpoint)
-    if names:
-        params["paths"] = [path(name) for name in names]
+    selected(params, names, exclude)
     if dry_run:
         params["dry_run"] = True
     result = commit(params, quiet=state().json)

@@ -10,10 +10,10 @@ from typing import IO, Any
 import click
 
 from goexfs.cli import patch, show, warned
-from goexfs.cli.asking import ask, many_roots, path, where
+from goexfs.cli.asking import ask, many_roots, selected, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
-from goexfs.cli.options import with_json, with_session
+from goexfs.cli.options import with_json, with_selection, with_session
 from goexfs.cli.pager import paged
 from goexfs.cli.progress import Progress
 from goexfs.wire import Message, decode
@@ -26,7 +26,7 @@ from goexfs.wire import Message, decode
     "goexfs diff --step 3",
     "goexfs diff | git apply --check",
 )
-@click.argument("names", nargs=-1, metavar="[PATH]...")
+@with_selection
 @click.option("--patch", "form", flag_value="patch", default="patch", help="As a patch [default].")
 @click.option("--stat", "form", flag_value="stat", help="Lines added and removed, for each file.")
 @click.option(
@@ -39,13 +39,14 @@ from goexfs.wire import Message, decode
 @with_json
 def command(
     names: tuple[str, ...],
+    exclude: tuple[str, ...],
     form: str,
     step: int | None,
     from_: int | None,
     to: int | None,
     session: str | None,
 ) -> None:
-    """Show what a session changed, in everything or at PATHs.
+    """Show what a session changed, in everything or at PATHs (names or globs).
 
     Without --from and --to: from the real directories to the live view.  The patch is in git's
     format; into a pipe it goes byte for byte, on a terminal control characters are shown
@@ -56,8 +57,7 @@ def command(
     if step is not None and (from_ is not None or to is not None):
         raise click.UsageError("--step cannot go with --from or --to")
     params = where(session, step=step, to=to, **{"from": from_})
-    if names:
-        params["paths"] = [path(name) for name in names]
+    selected(params, names, exclude)
     if state().json:
         show.print_json(changes(params, quiet=True))
     elif form == "names":

@@ -1,0 +1,92 @@
+"""The words of a request that name entries: where in a session's roots they are taken from.
+
+Relative words are relative to the caller's directory where that lies in a root or in the view,
+else to the root, or begin with a root's name where there are several.  It looks at no file: what
+a word finds is known to the worker that has the change list (``layer.selection``).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Sequence
+
+from goexfs.errors import Usage
+from goexfs.names import display, from_wire
+from goexfsd.layer.selection import Glob, Selection, Word, is_glob
+from goexfsd.session import Session
+
+
+def selection(
+    session: Session, paths: Sequence[str], exclude: Sequence[str], cwd: str | None
+) -> Selection:
+    """What ``paths`` and ``exclude`` of a request select; Usage for what lies in no root."""
+    return Selection(
+        tuple(_word(session, text, cwd) for text in paths),
+        tuple(_word(session, text, cwd, floats=True) for text in exclude),
+    )
+
+
+def _word(session: Session, wire: str, cwd: str | None, *, floats: bool = False) -> Word:
+    """``floats``: a plain name, too, is meant at any depth, as a name in .gitignore is."""
+    try:
+        text = os.fsdecode(from_wire(wire))
+    except ValueError as error:
+        raise Usage(str(error)) from error
+    if not is_glob(text) and not (floats and _plain(text)):
+        return Word(display(text), session.locate(text, cwd))
+    globs = tuple(_globs(session, text, cwd))
+    try:
+        place = session.locate(text, cwd)
+    except Usage:
+        if not globs:
+            raise
+        place = None
+    return Word(display(text), place, globs)
+
+
+def _plain(text: str) -> bool:
+    return "/" not in text and text not in ("", ".", "..")
+
+
+def _globs(session: Session, text: str, cwd: str | None) -> list[Glob]:
+    if "/" not in text.rstrip("/"):
+        return _floating(session, text, cwd)
+    head, rest = _split(text)
+    if head or _inside(session, cwd):
+        try:
+            root, top = session.locate(head or ".", cwd)
+        except Usage:
+            return []  # the word as a name may be meant, or else is the mistake
+        return [Glob(root, top, "/" + rest)]
+    if len(session.row.roots) == 1:
+        return [Glob(0, b"", "/" + rest)]
+    first, _, below = rest.partition("/")
+    found = []
+    for index, root_row in enumerate(session.row.roots):
+        if first == "**":
+            found.append(Glob(index, b"", "/" + rest))
+        elif below and fnmatch.fnmatchcase(root_row.name, first):
+            found.append(Glob(index, b"", "/" + below))
+    return found
+
+
+def _floating(session: Session, text: str, cwd: str | None) -> list[Glob]:
+    """A glob without a slash: at any depth below the caller's directory, else in every root."""
+    if _inside(session, cwd):
+        root, top = session.locate(".", cwd)
+        return [Glob(root, top, text)]
+    return [Glob(index, b"", text) for index in range(len(session.row.roots))]
+
+
+def _inside(session: Session, cwd: str | None) -> bool:
+    """Whether the caller stands in a root or in the view."""
+    return cwd is not None and session.holds(cwd)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The directory that a glob begins with, without wildcards, and the rest."""
+    names = text.split("/")
+    first = next(at for at, name in enumerate(names) if is_glob(name))
+    head = "/".join(names[:first])
+    return head or ("/" if text.startswith("/") else ""), "/".join(names[first:])
