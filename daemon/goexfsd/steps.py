@@ -186,6 +186,15 @@ def _cwd(session: Session, cwd: str | None) -> str:
 
 LayerLimit = Literal["layer_bytes", "layer_inodes"]
 
+_LOOSE_BYTES = 8 << 20
+_LOOSE_INODES = 1000
+"""What a layer may exceed a limit by before a script is ended: whiteouts, and copies of the
+directories above what is deleted, are not refused."""
+
+
+def _beyond(limit: int | None, held: int, loose: int) -> float:
+    return math.inf if limit is None else max(limit, held) + limit // 8 + loose
+
 
 class _Step:
     def __init__(
@@ -230,7 +239,6 @@ class _Step:
         outcome: sandbox.Outcome | None = None
         error: GoexfsError | None = None
         try:
-            await self.session.view().call("step", number=self.row.number)
             await self.call.emit("started", session=self.session.id, step=self.row.number)
             outcome = await self._sandboxed(launch)
         finally:
@@ -266,8 +274,10 @@ class _Step:
         async with trio.open_nursery() as nursery:
             running = sandbox.Running()
             nursery.start_soon(self._listen, send, running)
+            quota = None
             if (self.policy.layer_bytes, self.policy.layer_inodes) != (None, None):
-                nursery.start_soon(self._watch_layer, running)
+                quota = await nursery.start(self._watch_layer, running)
+            await self.session.view().call("step", number=self.row.number, quota=quota)
             outcome = await sandbox.run(
                 launch,
                 cgroups=self.sandboxes.cgroups,
@@ -284,21 +294,30 @@ class _Step:
             )
         return outcome
 
-    async def _watch_layer(self, running: sandbox.Running) -> None:
-        """End the script once the layer holds more than the policy lets it."""
+    async def _watch_layer(
+        self,
+        running: sandbox.Running,
+        *,
+        task_status: trio.TaskStatus[list[int | None] | None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Measure the layer: once for the view, which keeps it within the policy's limits, and
+        then again and again, to end the script should it grow beyond them all the same."""
         session, policy = self.session, self.policy
-        most_bytes = math.inf if policy.layer_bytes is None else policy.layer_bytes
-        most_inodes = math.inf if policy.layer_inodes is None else policy.layer_inodes
         layers = {"live": session.house.store.layer(session.id)}
+        quota: list[int | None] | None = None
         try:
             async with session.job(measure, layers, {}) as channel:
-                while not self.over:
+                held = await channel.expect("held")
+                quota = [policy.layer_bytes, policy.layer_inodes, held["bytes"], held["inodes"]]
+                task_status.started(quota)
+                most_bytes = _beyond(policy.layer_bytes, held["bytes"], _LOOSE_BYTES)
+                most_inodes = _beyond(policy.layer_inodes, held["inodes"], _LOOSE_INODES)
+                while held["bytes"] <= most_bytes and held["inodes"] <= most_inodes:
                     held = await channel.expect("held")
-                    if held["bytes"] > most_bytes:
-                        self.over.append("layer_bytes")
-                    if held["inodes"] > most_inodes:
-                        self.over.append("layer_inodes")
+                self.over.append("layer_bytes" if held["bytes"] > most_bytes else "layer_inodes")
         except GoexfsError as error:
+            if quota is None:
+                raise
             self.unmeasured = error
         running.signal("KILL")
 
@@ -340,7 +359,7 @@ class _Step:
         summary: p.Summary | None = None
         number: int | None = None
         try:
-            await session.view().call("step", number=0)
+            self.over += (await session.view().call("step", number=0))["met"]
             moved = await session.moved()
             info = await session.checkpoint(step=self.row.number, label=None)
             number = info.number
@@ -390,7 +409,7 @@ class _Step:
             stderr=stderr.data().decode("utf-8", "replace") if quiet else None,
             truncated=self.row.truncated,
             policy=self.chosen.name,
-            exceeded=[*outcome.exceeded, *self.over],
+            exceeded=[*outcome.exceeded, *dict.fromkeys(self.over)],
         )
 
 

@@ -21,6 +21,7 @@ from goexfsd import kernel
 from goexfsd.layer.format import INDEX, OPAQUE, ORIGINS, REDIRECT, UPPER, WORK, owner_needs
 from goexfsd.layer.ledger import Key, Ledger
 from goexfsd.layer.origins import NOTHING, Identity, Kind, Record, encode, load
+from goexfsd.layer.quota import Quota
 
 _DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -59,6 +60,8 @@ class Layer:
             os.ftruncate(self.log_fd, good)
         self.changes = 0
         """Operations that changed the layer since it was opened."""
+        self.quota: Quota | None = None
+        """What it may grow by, where that is limited."""
         self._serial = 0
         self._mark = os.urandom(6).hex().encode()
         self.dev = os.fstat(fd).st_dev
@@ -76,6 +79,8 @@ class Layer:
         """Append one record; a short write (full store) is undone and raised."""
         entry = Record(kind, root, self.step, upper_ino, path, identity)
         data = encode(entry)
+        if self.quota is not None:
+            self.quota.record(len(data))
         written = os.write(self.log_fd, data)
         if written != len(data):
             os.ftruncate(self.log_fd, os.fstat(self.log_fd).st_size - written)

@@ -39,6 +39,9 @@ class Changer(Copier):
         self.may_create(parent, name)
         if self.tree.find(parent, name) is not None:
             raise fail(errno.EEXIST)
+        quota = self.layer.quota
+        if quota is not None:
+            quota.want_inode()
         self.make_upper(parent)
         at = self.tree.upper_fd(parent)
         if upper_name(at, name) is None:
@@ -47,6 +50,8 @@ class Changer(Copier):
             made = self._create_over(parent, name, how, directory)
         if directory:
             count(parent, 1)
+        if quota is not None:
+            quota.spend_on(os.stat(name, dir_fd=at, follow_symlinks=False))
         return made
 
     def may_create(self, parent: Node, name: bytes) -> None:

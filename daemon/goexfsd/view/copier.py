@@ -116,6 +116,8 @@ class Copier:
         self.table.leave_lower(node)
         self.table.place_upper(node, ino)
         node.subdirs = 0
+        if layer.quota is not None and not tree.is_root(node):
+            layer.quota.spend(0, 1)
 
     def _put(self, parent: Node, tmp: bytes, name: bytes) -> None:
         """Rename from ``work`` into place without touching the directory's times."""
@@ -183,9 +185,14 @@ class Copier:
         except BaseException:
             layer.discard(tmp)
             raise
+        if layer.quota is not None:
+            layer.quota.spend(0, 1)
 
     def _copy_file(self, node: Node, length: int | None, wanted: tuple[Node, bytes] | None) -> None:
         where = self._own_name(node, wanted)
+        quota = self.layer.quota
+        if quota is not None:
+            quota.want_inode()
         if where is not None:
             self.make_upper(where[0])
         source: copyup.Source
@@ -209,6 +216,8 @@ class Copier:
         finally:
             if src != node.fd:
                 os.close(src)
+        if quota is not None:
+            quota.spend_on(os.fstat(dst))
         self._adopt_fd(node, dst)
 
     def _open_source(self, node: Node) -> int:
@@ -249,6 +258,8 @@ class Copier:
         is the one from before, so a commit will see it)."""
         now = os.fstat(src)
         size = now.st_size if length is None else min(length, now.st_size)
+        if self.layer.quota is not None:
+            self.layer.quota.want(min(size, now.st_blocks * 512))
         made = self._take_aside(node, now, size)
         if made is not None:
             return made

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pyfuse3 import FileInfo, RequestContext
 
 from goexfsd.layer.copyup import open_base
+from goexfsd.layer.quota import BLOCK
 from goexfsd.layer.writer import fd_path
 from goexfsd.view.handling import State, handler, in_thread
 from goexfsd.view.node import Node
@@ -50,10 +51,24 @@ class Data(State):
         if not node.writable:
             self._need(node, reading=False, writing=True)
         self.tree.layer.changes += 1
+        if self.tree.layer.quota is not None:
+            return self._counted_write(node, off, buf, drops=fh & 1)
         done = os.pwrite(node.fd, buf, off)
         while done < len(buf):
             done += os.pwrite(node.fd, buf[done:], off + done)
         if fh & 1:
+            self.drop_set_ids(node)
+        return done
+
+    def _counted_write(self, node: Node, off: int, buf: bytes, drops: int) -> int:
+        """A write where the layer's growth is limited."""
+        quota = self.tree.layer.quota
+        assert quota is not None
+        quota.want_write(node.fd, len(buf), off)
+        before = os.fstat(node.fd).st_blocks
+        done = os.pwrite(node.fd, buf, off)
+        quota.spend((os.fstat(node.fd).st_blocks - before) * BLOCK)
+        if drops:
             self.drop_set_ids(node)
         return done
 
@@ -93,15 +108,22 @@ class Data(State):
         self.changer.copy_up(node, size)
         self.tree.layer.changes += 1
         if node.writable:
-            os.ftruncate(node.fd, size)
+            self._set_size(node.fd, size)
         else:
             fd = self._open_upper(node, os.O_WRONLY)
             try:
-                os.ftruncate(fd, size)
+                self._set_size(fd, size)
             finally:
                 os.close(fd)
         if kills:
             self.drop_set_ids(node)
+
+    def _set_size(self, fd: int, size: int) -> None:
+        quota = self.tree.layer.quota
+        before = 0 if quota is None else os.fstat(fd).st_blocks
+        os.ftruncate(fd, size)
+        if quota is not None:
+            quota.spend((os.fstat(fd).st_blocks - before) * BLOCK)
 
     def drop_set_ids(self, node: Node) -> None:
         """What the disk does when another than root changes a file."""

@@ -17,6 +17,7 @@ from pyfuse3 import EntryAttributes, RequestContext, SetattrFields, StatvfsData
 
 from goexfsd.layer.format import ACCESS_ACL, acl_with_mode, escape_xattr, unescape_xattr
 from goexfsd.layer.origins import NOTHING, Kind
+from goexfsd.layer.quota import Quota
 from goexfsd.view.data import Data
 from goexfsd.view.handling import handler
 from goexfsd.view.names import Names
@@ -168,6 +169,9 @@ class Metadata(Names, Data):
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         node = self._for_xattr(inode, name)
         path, follow = self.tree.path(node)
+        if self.tree.layer.quota is not None:
+            self.tree.layer.quota.want(len(name) + len(value))
+            self.tree.layer.quota.spend(len(name) + len(value))
         os.setxattr(path, escape_xattr(name), value, follow_symlinks=follow)
         if name == ACCESS_ACL and not node.gone:  # it has the owner's bits of the mode
             place, at = self.tree.place(node)
@@ -212,4 +216,18 @@ class Metadata(Names, Data):
         told.f_bavail, told.f_files = found.f_bavail, found.f_files
         told.f_ffree, told.f_favail = found.f_ffree, found.f_favail
         told.f_namemax = 255
+        quota = self.tree.layer.quota
+        if quota is not None:
+            _limit(told, quota)
         return told
+
+
+def _limit(told: StatvfsData, quota: Quota) -> None:
+    """What is left is what the layer may still grow by, where that is less."""
+    if quota.limit_bytes is not None:
+        free = max(0, int(quota.bytes)) // told.f_frsize
+        told.f_blocks = quota.limit_bytes // told.f_frsize
+        told.f_bfree = told.f_bavail = min(told.f_bavail, free)
+    if quota.limit_inodes is not None:
+        told.f_files = quota.limit_inodes
+        told.f_ffree = told.f_favail = max(0, int(quota.inodes))

@@ -117,8 +117,8 @@ def run(params: Message, source: Source | None, stream: bool) -> Message:
 _LIMITS = {
     "memory": "memory: something was killed for want of it (--memory raises it)",
     "processes": "processes: some could not be started (--processes raises it)",
-    "layer_bytes": "changed data, and was ended (--layer raises it)",
-    "layer_inodes": "changed entries, and was ended (layer_inodes in a policy raises it)",
+    "layer_bytes": "changed data (--layer raises it)",
+    "layer_inodes": "changed entries (layer_inodes in a policy raises it)",
 }
 
 
