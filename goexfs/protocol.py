@@ -63,6 +63,10 @@ class SessionInfo(Reply):
     """Steps running now."""
     checkpoint: int = 0
     """The checkpoint that the live layer descends from."""
+    forked_from: str | None = None
+    """The session that it was forked from, by id."""
+    forked_at: int | None = None
+    """At which checkpoint of it."""
 
 
 class Summary(Reply):
@@ -151,6 +155,8 @@ class StepInfo(Reply):
     timed_out: bool
     started: float
     ended: float | None
+    before: int = 0
+    """The checkpoint that it started from."""
     checkpoint: int | None
     """Taken after it."""
     summary: Summary | None
@@ -382,11 +388,24 @@ class Log(Model):
     cwd: str | None = None
 
 
+class Inherited(Reply):
+    """What a fork has from the session that it was forked from."""
+
+    session: str
+    name: str
+    checkpoint: int
+    """Where it was forked."""
+    steps: list[StepInfo]
+    """Those that led there, oldest first."""
+
+
 class LogResult(Reply):
     session: SessionInfo
     checkpoints: list[CheckpointInfo]
     steps: list[StepInfo]
     commits: list[CommitInfo]
+    inherited: list[Inherited] = Field(default_factory=list)
+    """Of a fork: from whom, the first forefather first."""
 
 
 class Output(Model):
@@ -420,6 +439,17 @@ class RewindResult(Reply):
     checkpoint: int
     saved: int | None
     """A checkpoint made of what the live layer held and no checkpoint had yet."""
+
+
+class Fork(Model):
+    """Without step and checkpoint: at the state that the session has now."""
+
+    session: str | None = None
+    cwd: str | None = None
+    step: int | None = Field(default=None, ge=0)
+    """After this step; 0: before the first."""
+    checkpoint: int | None = Field(default=None, ge=0)
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
 class Commit(Model):
@@ -544,6 +574,7 @@ METHODS: dict[str, tuple[type[Model], type[Reply]]] = {
     "policy": (Policy, PolicyResult),
     "checkpoint": (Checkpoint, CheckpointInfo),
     "rewind": (Rewind, RewindResult),
+    "fork": (Fork, SessionInfo),
     "commit": (Commit, CommitResult),
     "undo": (Undo, UndoResult),
     "discard": (Discard, DiscardResult),

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from goexfs.errors import StoreFailed
 from goexfs.protocol import CheckpointInfo, CommitInfo, SessionState, StepInfo, Summary
 
-SCHEMA = 2
+SCHEMA = 3
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -29,7 +29,8 @@ CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
     groups TEXT NOT NULL, home TEXT NOT NULL, user TEXT NOT NULL, slot INTEGER NOT NULL,
     roots TEXT NOT NULL, at TEXT, at_ino INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL,
-    checkpoint INTEGER NOT NULL DEFAULT -1, created REAL NOT NULL, ended REAL, why TEXT
+    checkpoint INTEGER NOT NULL DEFAULT -1, created REAL NOT NULL, ended REAL, why TEXT,
+    forked TEXT, forked_at INTEGER
 ) STRICT;
 CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
 CREATE TABLE IF NOT EXISTS checkpoints (
@@ -57,6 +58,10 @@ _MIGRATIONS = {
 ALTER TABLE commits ADD COLUMN undoes TEXT;
 ALTER TABLE commits ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE commits ADD COLUMN dropped REAL;
+""",
+    2: """
+ALTER TABLE sessions ADD COLUMN forked TEXT;
+ALTER TABLE sessions ADD COLUMN forked_at INTEGER;
 """,
 }
 """Schema -> what makes the next one of it."""
@@ -89,6 +94,10 @@ class SessionRow:
     created: float
     ended: float | None = None
     why: str | None = None
+    forked: str | None = None
+    """The session that this one was forked from."""
+    forked_at: int | None = None
+    """At which checkpoint of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,7 @@ class StepRow:
                 "timed_out": self.timed_out,
                 "started": self.started,
                 "ended": self.ended,
+                "before": self.before,
                 "checkpoint": self.checkpoint,
                 "summary": self.summary,
                 "stdout_bytes": self.stdout_bytes,
@@ -185,7 +195,7 @@ class Catalog:
     def add_session(self, row: SessionRow) -> None:
         with self._write() as db:
             db.execute(
-                "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     row.id,
                     row.name,
@@ -203,6 +213,8 @@ class Catalog:
                     row.created,
                     row.ended,
                     row.why,
+                    row.forked,
+                    row.forked_at,
                 ),
             )
 
@@ -256,6 +268,19 @@ class Catalog:
             CheckpointInfo(number=n, parent=p, step=s, label=label, created=c)
             for n, p, s, label, c in rows
         ]
+
+    def has_checkpoint(self, sid: str, number: int) -> bool:
+        query = "SELECT 1 FROM checkpoints WHERE session=? AND number=?"
+        return self._db.execute(query, (sid, number)).fetchone() is not None
+
+    def counts(self, sid: str) -> tuple[int, int]:
+        """How many checkpoints and steps a session has."""
+        query = (
+            "SELECT (SELECT COUNT(*) FROM checkpoints WHERE session=?1),"
+            " (SELECT COUNT(*) FROM steps WHERE session=?1)"
+        )
+        checkpoints, steps = self._db.execute(query, (sid,)).fetchone()
+        return checkpoints, steps
 
     def next_checkpoint(self, sid: str) -> int:
         return self._next("SELECT MAX(number) FROM checkpoints WHERE session=?", sid)
@@ -379,7 +404,7 @@ class Catalog:
 
 def _session(row: Any) -> SessionRow:
     (sid, name, uid, gid, groups, home, user, slot, roots, at, at_ino, state, *rest) = row
-    checkpoint, created, ended, why = rest
+    checkpoint, created, ended, why, forked, forked_at = rest
     return SessionRow(
         sid,
         name,
@@ -397,6 +422,8 @@ def _session(row: Any) -> SessionRow:
         created,
         ended,
         why,
+        forked,
+        forked_at,
     )
 
 

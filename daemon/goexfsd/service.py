@@ -11,9 +11,10 @@ import os
 import pwd
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from goexfs import protocol as p
 from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
 from goexfs.names import display, from_wire
-from goexfsd import decide, doctor, policies, retention, steps, undo, words
+from goexfsd import decide, doctor, forks, policies, retention, steps, undo, words
 from goexfsd.catalog import CommitRow, RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
@@ -96,28 +97,53 @@ class Service:
 
     async def mount(self, call: Call, request: p.Mount) -> p.SessionInfo:
         peer = call.peer
-        mine = [s for s in self.sessions.values() if s.row.uid == peer.uid]
-        if len(mine) >= self.house.config.limits.sessions_per_user:
-            raise Limit(
-                f"you have {len(mine)} open sessions, which is the limit",
-                hint="commit or discard some, or raise limits.sessions_per_user",
-            )
+        mine = self._room_for(peer.uid)
         roots, at = await self._probe(peer, request)
         self._check_places([path for path, _ in roots], at[0] if at else None)
         pending = decide.pending(self.house, self.locks)
         decide.refuse_pending(pending, [path for path, _ in roots])
         row = self._new_row(peer, request, roots, at, mine)
+        names = [root.name for root in row.roots]
+        make = partial(self.house.store.create_layer, row.id, row.uid, row.gid, names)
+        return (await self._open(row, make)).info()
+
+    async def fork(self, call: Call, request: p.Fork) -> p.SessionInfo:
+        parent = self._find(call.peer, request.session, request.cwd)
+        pending = decide.pending(self.house, self.locks)
+        decide.refuse_pending(pending, [root.path for root in parent.row.roots])
+        at = await forks.point(parent, request)
+        mine = self._room_for(parent.row.uid)
+        name = _new_name(request.name, parent.row.name, mine)
+        slots = {session.row.slot for session in self.sessions.values()}
+        row = forks.new_row(parent.row, at, name, slots)
+        make = partial(self.house.store.fork, parent.id, at, row.id)
+        session = await self._open(row, make, forks.first_checkpoint(parent.row, at))
+        return session.info()
+
+    def _room_for(self, uid: int) -> list[Session]:
+        """The open sessions of a user; Limit if there may be no further one."""
+        mine = [session for session in self.sessions.values() if session.row.uid == uid]
+        if len(mine) >= self.house.config.limits.sessions_per_user:
+            raise Limit(
+                f"you have {len(mine)} open sessions, which is the limit",
+                hint="commit or discard some, or raise limits.sessions_per_user",
+            )
+        return mine
+
+    async def _open(
+        self,
+        row: SessionRow,
+        make_layer: Callable[[], object],
+        first: p.CheckpointInfo | None = None,
+    ) -> Session:
+        """Open the session of a new row; nothing of it is left where that fails."""
         self.house.catalog.add_session(row)
         session = Session(self.house, row)
         self.sessions[row.id] = session
         try:
-            await trio.to_thread.run_sync(
-                self.house.store.create_layer,
-                row.id,
-                row.uid,
-                row.gid,
-                [root.name for root in row.roots],
-            )
+            await trio.to_thread.run_sync(make_layer)
+            if first is not None:
+                session.row = self.house.catalog.add_checkpoint(row, first)
             await self.nursery.start(session.serve)
         except BaseException as error:
             with trio.CancelScope(shield=True):
@@ -125,7 +151,7 @@ class Service:
             raise
         session.enter("opened")
         log.info("session opened", session=row.id, uid=row.uid, roots=[r.path for r in row.roots])
-        return session.info()
+        return session
 
     async def _probe(
         self, peer: Peer, request: p.Mount
@@ -188,16 +214,11 @@ class Service:
         at: tuple[str, int] | None,
         mine: list[Session],
     ) -> SessionRow:
-        taken = {session.row.name for session in mine}
-        if request.name is not None and request.name in taken:
-            raise InvalidState(
-                f"you have an open session named {request.name}", hint="choose another name"
-            )
         user, home = _account(peer.uid)
         slots = {session.row.slot for session in self.sessions.values()}
         return SessionRow(
             id=f"s-{secrets.token_hex(5)}",
-            name=request.name or _free_name(_plain_name(roots[0][0]), taken),
+            name=_new_name(request.name, _plain_name(roots[0][0]), mine),
             uid=peer.uid,
             gid=peer.gid,
             groups=peer.groups,
@@ -233,12 +254,13 @@ class Service:
             if message["event"] == "done":
                 warnings.extend(message["warnings"] + message["counts"])
 
+        checkpoints, ran = catalog.counts(session.id)
         return p.StatusResult(
             session=session.info(),
             summary=await session.changes(None, None, listen=listen),
             warnings=warnings,
-            checkpoints=len(catalog.checkpoints(session.id)),
-            steps=len(catalog.steps(session.id)),
+            checkpoints=checkpoints,
+            steps=ran,
             layer_bytes=await trio.to_thread.run_sync(store.layer_bytes, session.id),
         )
 
@@ -358,6 +380,7 @@ class Service:
             checkpoints=catalog.checkpoints(row.id),
             steps=[step.info() for step in catalog.steps(row.id)],
             commits=undo.infos(self.house, row.id),
+            inherited=forks.inherited(catalog, row),
         )
 
     # -- deciding ----------------------------------------------------------------------------
@@ -528,6 +551,13 @@ def _plain_name(path: str) -> str:
     base = path.rstrip("/").rpartition("/")[2]
     clean = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in base)
     return clean.lstrip("._-")[:48] or "session"
+
+
+def _new_name(wanted: str | None, otherwise: str, mine: list[Session]) -> str:
+    taken = {session.row.name for session in mine}
+    if wanted is not None and wanted in taken:
+        raise InvalidState(f"you have an open session named {wanted}", hint="choose another name")
+    return wanted or _free_name(otherwise, taken)
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -134,6 +134,8 @@ class Session:
             created=self.row.created,
             running=[] if self.running is None else [self.running],
             checkpoint=max(self.row.checkpoint, 0),
+            forked_from=self.row.forked,
+            forked_at=self.row.forked_at,
         )
 
     # -- life --------------------------------------------------------------------------------
@@ -252,14 +254,23 @@ class Session:
 
     async def moved(self) -> bool:
         """Whether the layer may have changed since the last checkpoint."""
-        return self._unknown or await self.view().flush() != self._seen
+        count = await self.view().flush()
+        if self._unknown and not await trio.to_thread.run_sync(self._differs):
+            self._seen, self._unknown = count, False
+        return self._unknown or count != self._seen
+
+    def _differs(self) -> bool:
+        """The same, asked of the file system: for a view that was not there at the checkpoint."""
+        store = self.house.store
+        if self.row.checkpoint < 0:
+            return True
+        store.sync()
+        last = store.checkpoint(self.id, self.row.checkpoint)
+        return store.generation(store.layer(self.id)) != store.generation(last)
 
     async def rewind(self, to: int) -> CheckpointInfo | None:
         """Bring the live view to checkpoint ``to``; returns a checkpoint saved on the way."""
-        if to not in {info.number for info in self.house.catalog.checkpoints(self.id)}:
-            raise NotFound(
-                f"session {self.row.name} has no checkpoint {to}", hint="goexfs log lists them"
-            )
+        self.require(to)
         saved = await self.settle("before rewind")
         with trio.CancelScope(shield=True):
             await self.swap(await trio.to_thread.run_sync(self.house.store.restore, self.id, to))
@@ -294,11 +305,15 @@ class Session:
         """The layer directory of a checkpoint, or the live one for None."""
         if number is None:
             return self.house.store.layer(self.id)
-        if number not in {info.number for info in self.house.catalog.checkpoints(self.id)}:
+        self.require(number)
+        return self.house.store.checkpoint(self.id, number)
+
+    def require(self, number: int) -> None:
+        """NotFound if the session has no such checkpoint."""
+        if not self.house.catalog.has_checkpoint(self.id, number):
             raise NotFound(
                 f"session {self.row.name} has no checkpoint {number}", hint="goexfs log lists them"
             )
-        return self.house.store.checkpoint(self.id, number)
 
     async def changes(
         self,

@@ -26,6 +26,7 @@ VERBS = {
     "output": Verb("output", "Print the kept output of a step."),
     "checkpoint": Verb("checkpoint", "Remember the view as it is now."),
     "rewind": Verb("rewind", "Take the view back, or forward, to a checkpoint."),
+    "fork": Verb("fork", "Open an independent session from what another is, or was."),
     "commit": Verb("commit", "Apply a session's changes to the real directories."),
     "undo": Verb("undo", "Take a commit back by a new one."),
     "discard": Verb("discard", "Throw a session and its changes away."),

@@ -86,6 +86,13 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def opened(session: dict[str, Any]) -> None:
+    """A session that is new."""
+    print(f"session {name(session['name'])} ({session['session']})")
+    for root in session["roots"]:
+        print(f"  {name(root['path'])} is seen at {name(root['view'])}")
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

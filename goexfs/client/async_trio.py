@@ -26,6 +26,7 @@ from goexfs.protocol import (
     DiscardResult,
     Doctor,
     DoctorResult,
+    Fork,
     Log,
     LogResult,
     Ls,
@@ -287,6 +288,17 @@ class TrioClient:
     async def rewind(self, to: int, *, session: Session = None) -> RewindResult:
         """Take the live view back (or forward) to a checkpoint."""
         return await self._ask(asking.build(Rewind, **asking.where(session), to=to), RewindResult)
+
+    async def fork(
+        self,
+        session: Session = None,
+        *,
+        step: int | None = None,
+        checkpoint: int | None = None,
+        name: str | None = None,
+    ) -> SessionInfo:
+        at = {"step": step, "checkpoint": checkpoint, "name": name}
+        return await self._ask(asking.build(Fork, **asking.where(session), **at), SessionInfo)
 
     async def commit(
         self,

@@ -20,6 +20,7 @@ from goexfs.protocol import (
     DiscardResult,
     Doctor,
     DoctorResult,
+    Fork,
     Log,
     LogResult,
     Ls,
@@ -192,6 +193,18 @@ class Client:
     def rewind(self, to: int, *, session: Session = None) -> RewindResult:
         """Take the live view back (or forward) to a checkpoint."""
         return self._ask(asking.build(Rewind, **asking.where(session), to=to), RewindResult)
+
+    def fork(
+        self,
+        session: Session = None,
+        *,
+        step: int | None = None,
+        checkpoint: int | None = None,
+        name: str | None = None,
+    ) -> SessionInfo:
+        """An independent session from what this one is, or was after a step or at a checkpoint."""
+        at = {"step": step, "checkpoint": checkpoint, "name": name}
+        return self._ask(asking.build(Fork, **asking.where(session), **at), SessionInfo)
 
     def commit(
         self,

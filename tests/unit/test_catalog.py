@@ -101,19 +101,38 @@ def test_a_later_schema_is_refused(catalog: Catalog, path: Path) -> None:
         open_catalog(path)
 
 
-def test_an_older_catalog_is_brought_along(catalog: Catalog, path: Path) -> None:
+_SINCE = {
+    1: [("commits", "undoes"), ("commits", "bytes"), ("commits", "dropped")],
+    2: [("sessions", "forked"), ("sessions", "forked_at")],
+}
+"""Schema → the columns that came after it."""
+
+
+@pytest.mark.parametrize("schema", _SINCE)
+def test_an_older_catalog_is_brought_along(catalog: Catalog, path: Path, schema: int) -> None:
     catalog.add_commit(COMMIT)
     with sqlite3.connect(path) as db:
-        for column in ("undoes", "bytes", "dropped"):
-            db.execute(f"ALTER TABLE commits DROP COLUMN {column}")
-        db.execute("UPDATE meta SET value='1' WHERE key='schema'")
+        for table, column in (each for at in _SINCE if at >= schema for each in _SINCE[at]):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        db.execute(f"UPDATE meta SET value='{schema}' WHERE key='schema'")
     db.close()
     for _ in range(2):
         again = open_catalog(path)
         try:
             assert again.commits() == [COMMIT]
+            assert again.sessions() == [SESSION]
         finally:
             again.close()
+
+
+def test_a_fork_is_remembered(catalog: Catalog, path: Path) -> None:
+    fork = replace(SESSION, id="s-2", forked="s-1", forked_at=7)
+    catalog.add_session(fork)
+    assert catalog.session("s-2") == fork
+    info = CheckpointInfo(number=0, parent=None, step=None, label=None, created=1.0)
+    catalog.add_checkpoint(fork, info)
+    assert (catalog.has_checkpoint("s-2", 0), catalog.has_checkpoint("s-2", 1)) == (True, False)
+    assert (catalog.counts("s-2"), catalog.counts("s-1")) == ((1, 0), (0, 0))
 
 
 def test_what_was_undone_by_what(catalog: Catalog) -> None:

@@ -101,6 +101,7 @@ ANSWERS: dict[str, Any] = {
     "output": {"stdout": "o\x1b\n", "stderr": "e\n", "truncated": True},
     "checkpoint": {"number": 2, "parent": 1, "step": None, "label": "x", "created": 1.0},
     "rewind": {"session": "s-1", "checkpoint": 1, "saved": 5},
+    "fork": SESSION,
     "commit": COMMITTED,
     "discard": {"session": "s-1", "discarded": True},
     "doctor": {
@@ -141,6 +142,7 @@ def daemon(tmp_path: Path) -> Iterator[Scripted]:
         (["output", "1"], "output", "o\x1b\n"),
         (["checkpoint"], "checkpoint", "checkpoint 2"),
         (["rewind", "1"], "rewind", "what it held before is checkpoint 5"),
+        (["fork", "--at", "1"], "fork", "session otter (s-1)\n  /home/me/project is seen at /run/"),
         (["commit"], "commit", "committed 2 created as c-1\nthe session is closed"),
         (["discard"], "discard", "discarded session s-1"),
         (["doctor"], "doctor", "ok       fuse: there\nwithout  v2: no\n         fix: apt"),

@@ -78,6 +78,7 @@ ANSWERS: dict[str, Any] = {
     "output": {"stdout": "o", "stderr": "e", "truncated": False},
     "checkpoint": {"number": 2, "parent": 1, "step": None, "label": "x", "created": 1.0},
     "rewind": {"session": "s-1", "checkpoint": 1, "saved": None},
+    "fork": SESSION,
     "commit": commit,
     "discard": {"session": "s-1"},
     "doctor": {"ok": True, "checks": []},
@@ -122,6 +123,8 @@ def test_the_other_verbs(daemon: Scripted) -> None:
     assert fs.output(1).stderr == "e"
     assert fs.checkpoint("x").number == 2
     assert fs.rewind(1).saved is None
+    assert fs.fork("otter", step=2).name == "otter"
+    assert (daemon.params("fork")["session"], daemon.params("fork")["step"]) == ("otter", 2)
     assert fs.discard().discarded
     assert fs.doctor().ok
     assert daemon.params("ls") == {"all": True}
@@ -184,6 +187,7 @@ def test_trio(daemon: Scripted, tmp_path: Path) -> None:
             assert (await fs.output(1)).stdout == "o"
             assert (await fs.checkpoint()).number == 2
             assert (await fs.rewind(1)).checkpoint == 1
+            assert (await fs.fork(checkpoint=1)).session == "s-1"
             assert (await fs.commit()).commit == "c-1"
             assert (await fs.discard()).session == "s-1"
             assert (await fs.doctor()).ok

@@ -75,15 +75,36 @@ class Store:
         aside = session / f"{_LAYER}.new"
 
         def make() -> None:
-            session.mkdir(mode=0o700)
-            (session / _CHECKPOINTS).mkdir(mode=0o700)
-            (session / _STEPS).mkdir(mode=0o700)
+            _make_rooms(session)
             subvolumes.create(aside)
             _furnish(aside, owner_uid, owner_gid, root_names)
             aside.rename(session / _LAYER)
             subvolumes.sync(self.path)
 
         with self._telling("opening a session"):
+            if session.exists():
+                raise InvalidState(f"session {sid} is in the store already")
+            self._check_room()
+            self._make(make, session)
+        return session / _LAYER
+
+    def fork(self, source: str, number: int, sid: str) -> Path:
+        """A new session whose layer, and checkpoint 0, are checkpoint ``number`` of another.
+
+        Constant in what the layer holds.  Nothing of the source is needed afterwards.
+        """
+        origin = self.checkpoint(source, number)
+        session = self._session(sid)
+        aside = session / f"{_LAYER}.new"
+
+        def make() -> None:
+            _make_rooms(session)
+            subvolumes.snapshot(origin, session / _CHECKPOINTS / "0", read_only=True)
+            subvolumes.snapshot(origin, aside, read_only=False)
+            aside.rename(session / _LAYER)
+            subvolumes.sync(self.path)
+
+        with self._telling("forking a session"):
             if session.exists():
                 raise InvalidState(f"session {sid} is in the store already")
             self._check_room()
@@ -308,6 +329,11 @@ class Store:
     def _telling(self, what: str) -> Iterator[None]:
         with told_as(what, str(self.image or self.path)):
             yield
+
+
+def _make_rooms(session: Path) -> None:
+    for directory in (session, session / _CHECKPOINTS, session / _STEPS):
+        directory.mkdir(mode=0o700)
 
 
 def _furnish(layer: Path, uid: int, gid: int, root_names: Sequence[str]) -> None:

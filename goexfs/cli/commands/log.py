@@ -43,6 +43,9 @@ def lines(result: Message) -> Iterator[str]:
     """Everything that happened, in the order it happened, beside the tree of checkpoints."""
     session = result["session"]
     yield f"session {show.name(session['name'])} ({session['session']}), {session['state']}"
+    for each in result.get("inherited", ()):
+        yield f"forked from {show.name(each['name'])} ({each['session']}), with these steps of it:"
+        yield from show.table([("", *_step(step)) for step in each["steps"]] or [("", "none")])
     yield from show.table(_rows(result), ("", "CHECKPOINT", "WHEN", "WHAT", "RESULT", "CHANGED"))
 
 
@@ -91,10 +94,9 @@ def _outcome(step: dict[str, Any]) -> str:
 
 
 def _by_hand(checkpoint: dict[str, Any]) -> tuple[str, str, str]:
+    what = "start" if checkpoint["parent"] is None else "checkpoint"
     label = checkpoint["label"]
-    if label is not None:
-        return f"checkpoint: {visible(label)}", "", ""
-    return ("start" if checkpoint["parent"] is None else "checkpoint"), "", ""
+    return what if label is None else f"{what}: {visible(label)}", "", ""
 
 
 def _commit(commit: dict[str, Any]) -> tuple[str, str, str]:

@@ -48,12 +48,6 @@ def command(directory: str, roots: tuple[str, ...], at: str | None, name: str | 
 
         print_json(session)
     else:
-        _show(session)
+        from goexfs.cli.show import opened
 
-
-def _show(session: Message) -> None:
-    from goexfs.cli.show import name
-
-    print(f"session {name(session['name'])} ({session['session']})")
-    for root in session["roots"]:
-        print(f"  {name(root['path'])} is seen at {name(root['view'])}")
+        opened(session)
