@@ -359,7 +359,7 @@ class _Step:
         summary: p.Summary | None = None
         number: int | None = None
         try:
-            self.over += (await session.view().call("step", number=0))["met"]
+            self.over += (await session.view().call("step", number=0)).get("met", ())
             moved = await session.moved()
             info = await session.checkpoint(step=self.row.number, label=None)
             number = info.number

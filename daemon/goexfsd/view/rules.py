@@ -1,10 +1,11 @@
 """Rules of a view: what it hides, shows empty, or keeps as it is, by path; frozen at mount.
 
-Patterns are those of ``warn.globs``, from the top of a root: ``.env`` is one there, ``**/.env`` one
-anywhere.  What a pattern matches is ruled with all that is below it.  All patterns together are one
-automaton over the names of a path, and its state at a directory is an integer: which patterns have
-matched already (``RULED``), and how far each of the others has come.  Two directories with equal
-states rule alike whatever is in them, which is how a rename is judged.
+Patterns are globs as ``layer.selection`` has them, below the top of a root: ``.env`` is one at any
+depth, ``./.env`` the one at the top.  What a pattern matches is ruled with all that is below it.
+
+All patterns together are one automaton over the names of a path, and its state at a directory is an
+integer: which patterns have matched already (``RULED``), and how far each of the others has come.
+Two directories with equal states rule alike whatever is in them: so is a rename judged.
 
 It knows no nodes and does no I/O.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from goexfsd.warn.globs import expand, one_name
+from goexfsd.layer.selection import expression
 
 Kind = Literal["hidden", "masked", "read_only"]
 Rule = tuple[Kind, int | None, str]
@@ -34,7 +35,7 @@ class _Step:
     """In a state with ``bit``, a name that matches leads to ``to``."""
 
     bit: int
-    name: re.Pattern[bytes] | None
+    name: re.Pattern[str] | None
     """None: any."""
     to: int
 
@@ -51,10 +52,12 @@ class Rules:
         self.tops = [0] * roots
         """The state at the top of each root."""
         for kind, root, pattern in rules:
-            for each in expand(pattern):
-                start = self._add(each.strip("/").split("/"), _BITS[kind])
-                for index in range(roots) if root is None else (root,):
-                    self.tops[index] |= start
+            names = [name for name in pattern.split("/") if name not in ("", ".")]
+            if "/" not in pattern.rstrip("/"):
+                names.insert(0, "**")
+            start = self._add(names, _BITS[kind])
+            for index in range(roots) if root is None else (root,):
+                self.tops[index] |= start
 
     def _add(self, names: list[str], verdict: int) -> int:
         """Compile one pattern; returns the bits with which it starts."""
@@ -63,8 +66,7 @@ class Rules:
             bit = 1 << self._bits
             self._bits += 1
             if name != "**":
-                glob = re.compile(one_name(name).encode() + rb"\Z", re.DOTALL)
-                self._steps.append(_Step(bit, glob, after))
+                self._steps.append(_Step(bit, expression(name), after))
                 after = bit
             elif after == verdict:  # at the end: everything below
                 self._steps.append(_Step(bit, None, verdict))
@@ -80,8 +82,9 @@ class Rules:
         found = self._known.get(key)
         if found is None:
             found = state & RULED
+            text = name.decode("utf-8", "surrogateescape")
             for step in self._steps:
-                if state & step.bit and (step.name is None or step.name.match(name)):
+                if state & step.bit and (step.name is None or step.name.match(text)):
                     found |= step.to
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()

@@ -51,7 +51,7 @@ def check(pattern: str) -> None:
         _expression(names, anchored=False)
 
 
-def one_name(glob: str) -> str:
+def _one_name(glob: str) -> str:
     """The regular expression of a glob within one name."""
     parts: list[str] = []
     at = 0
@@ -71,8 +71,8 @@ def one_name(glob: str) -> str:
 def _expression(names: list[str], anchored: bool) -> re.Pattern[bytes]:
     parts = []
     for name in names[:-1]:
-        parts.append("(?:[^/]+/)*" if name == "**" else one_name(name) + "/")
-    parts.append(".+" if names[-1] == "**" else one_name(names[-1]))
+        parts.append("(?:[^/]+/)*" if name == "**" else _one_name(name) + "/")
+    parts.append(".+" if names[-1] == "**" else _one_name(names[-1]))
     start = "" if anchored else "(?:.*/)?"
     text = start + "".join(parts) + r"\Z"
     return re.compile(text.encode("utf-8"), re.DOTALL)
