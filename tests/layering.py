@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from goexfsd.layer.format import OPAQUE, REDIRECT, escape_xattr, is_whiteout
+from goexfsd.layer.originals import Keeper
 from goexfsd.layer.origins import NOTHING, Identity, Kind, Record, encode
 
 ROOT_NAME = b"r"
@@ -153,6 +154,18 @@ class Session:
         dev = os.lstat(self.base).st_dev
         return Identity.of(os.lstat(self.base + b"/" + path), dev)
 
+    def keep_original(self, path: bytes) -> None:
+        """As the view does before it changes or replaces a base file."""
+        layer = os.open(self.layer, os.O_PATH | os.O_DIRECTORY)
+        fd = os.open(self.base + b"/" + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        keeper = Keeper(layer)
+        try:
+            keeper.keep(0, self.identity(path), fd)
+        finally:
+            keeper.close()
+            os.close(fd)
+            os.close(layer)
+
     def bury(self, path: bytes) -> None:
         """Take an upper entry away for good, keeping its inode number taken."""
         st = os.lstat(path)
@@ -232,6 +245,8 @@ class Session:
             self.record(Kind.ALIAS, os.lstat(index).st_ino, lower, self.identity(lower))
             os.link(index, upper, follow_symlinks=False)
             return
+        if stat.S_ISREG(st.st_mode):
+            self.keep_original(lower)
         copy_node(source, upper)
         dress(source, upper, st)
         self.record(Kind.COPY, os.lstat(upper).st_ino, lower, self.identity(lower))
@@ -318,6 +333,9 @@ class Session:
         os.rename(real_old, real_new)
         self.copy_up(old)
         if there:
+            below = self.beneath(new)
+            if below is not None and stat.S_ISREG(os.lstat(self.base + b"/" + below).st_mode):
+                self.keep_original(below)
             self.hide(new)
         self._rename_upper(old, new)
 

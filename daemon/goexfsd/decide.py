@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,8 @@ import trio
 from goexfs.errors import CommitFailed, GoexfsError, InvalidState, from_wire
 from goexfs.names import display
 from goexfs.names import from_wire as path_from_wire
-from goexfs.protocol import CommitResult, ConflictInfo, Loss, Operation, Summary
-from goexfsd.catalog import CommitRow
+from goexfs.protocol import CommitResult, ConflictInfo, Loss, Operation, Resolution, Summary
+from goexfsd.catalog import CommitRow, RootRow
 from goexfsd.channel import Channel
 from goexfsd.commit import jobs as commit_jobs
 from goexfsd.layer.selection import Selection
@@ -91,6 +91,18 @@ def refuse_pending(rows: Iterable[CommitRow], roots: Iterable[str]) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What becomes of conflicts: all of them, and those at and below some paths."""
+
+    every: str = "abort"
+    paths: Sequence[tuple[int, bytes, str]] = ()
+
+    def options(self) -> dict[str, Any]:
+        """For the commit worker."""
+        return {"on_conflict": self.every, "resolve": list(self.paths)}
+
+
 async def commit(
     session: Session,
     locks: RootLocks,
@@ -98,11 +110,13 @@ async def commit(
     message: str,
     select: Selection,
     reviewed: int | None,
+    rules: Rules,
     listen: Listen,
 ) -> CommitResult:
     """Commit the session, or the changes that ``select`` means.
 
-    When the base has moved, the result has every conflict and nothing was touched.  Raises
+    When the base has moved and ``rules`` do not decide it all, the result has every conflict
+    left and nothing was touched.  Raises
     InvalidState when the layer has moved past the ``reviewed`` checkpoint, Usage for a selection
     that cannot stand alone, Denied or Limit when the base will not take it: nothing changed then
     either.
@@ -128,7 +142,7 @@ async def commit(
             session.enter("commit")
             try:
                 warnings = await _review(session, row, select)
-                result = await _run(session, row, select, listen)
+                result = await _run(session, row, select, rules, listen)
             except BaseException:
                 if not session.house.catalog.unfinished(session.id):
                     session.enter("kept")
@@ -146,6 +160,7 @@ async def preview(
     *,
     select: Selection,
     reviewed: int | None,
+    rules: Rules,
     listen: Listen,
 ) -> CommitResult:
     """What ``commit`` would do: the same checks, the same errors, the plan; nothing is touched."""
@@ -156,23 +171,38 @@ async def preview(
         async with locks.exclusive(roots):
             refuse_pending(session.house.catalog.commits(state="intent"), roots)
             layers = {"source": store.checkpoint(session.id, session.row.checkpoint)}
-            options = {"commit": "dry-run", "select": select, "dry": True}
+            options = {"commit": "dry-run", "select": select, "dry": True, **rules.options()}
             found: list[dict[str, Any]] = []
+            decided = _Decided(listen)
             async with session.job(commit_jobs.commit, layers, options) as channel:
                 while (message := await channel.receive()) is not None:
                     if message["event"] == "operations":
                         found += message["operations"]
                     elif message["event"] in ("planned", "nothing", "conflicts"):
-                        return _previewed(session, message, found)
+                        return _previewed(session, message, found, decided)
                     else:
-                        await listen(message)
+                        await decided.hear(message)
     raise CommitFailed("the commit worker ended early; nothing was changed")
 
 
+@dataclass(slots=True)
+class _Decided:
+    """Listens for how the worker resolved conflicts."""
+
+    listen: Listen
+    resolved: list[Resolution] = field(default_factory=list)
+
+    async def hear(self, message: dict[str, Any]) -> None:
+        if message["event"] == "resolved":
+            self.resolved += map(Resolution.model_validate, message["resolved"])
+        else:
+            await self.listen(message)
+
+
 def _previewed(
-    session: Session, last: dict[str, Any], operations: list[dict[str, Any]]
+    session: Session, last: dict[str, Any], operations: list[dict[str, Any]], decided: _Decided
 ) -> CommitResult:
-    return _unchanged(session, last).model_copy(
+    return _unchanged(session, last, decided).model_copy(
         update={
             "applied": Summary.model_validate(last.get("applied", {})),
             "plan": [Operation.model_validate(each) for each in operations],
@@ -211,13 +241,18 @@ async def _check_reviewed(session: Session, reviewed: int | None) -> None:
 
 
 async def _run(
-    session: Session, row: CommitRow, select: Selection, listen: Listen
+    session: Session,
+    row: CommitRow,
+    select: Selection,
+    rules: Rules,
+    listen: Listen,
 ) -> CommitResult:
     layers = {"source": session.house.store.checkpoint(session.id, row.source)}
-    options = {"commit": row.id, "select": select}
-    row, final = await drive(session, row, commit_jobs.commit, layers, options, listen)
+    options = {"commit": row.id, "select": select, **rules.options()}
+    decided = _Decided(listen)
+    row, final = await drive(session, row, commit_jobs.commit, layers, options, decided.hear)
     if final["event"] != "applied":
-        return _unchanged(session, final)
+        return _unchanged(session, final, decided)
     if row.partial:
         with trio.CancelScope(shield=True):
             final = await _rebase(session, row)
@@ -227,6 +262,7 @@ async def _run(
         commit=row.id,
         session=session.id,
         applied=row.applied,
+        resolved=decided.resolved,
         remaining=remaining,
         closed=not row.partial or final["remaining_total"] == 0,
         losses=losses(session, final),
@@ -299,13 +335,14 @@ def conflicts(early: dict[str, Any]) -> list[ConflictInfo]:
     return [ConflictInfo.model_validate(item) for item in early.get("conflicts", ())]
 
 
-def _unchanged(session: Session, early: dict[str, Any]) -> CommitResult:
+def _unchanged(session: Session, early: dict[str, Any], decided: _Decided) -> CommitResult:
     """The result of a commit that ended before its intent: conflicts, or nothing to do."""
     return CommitResult(
         commit=None,
         session=session.id,
         applied=Summary(),
         conflicts=conflicts(early),
+        resolved=decided.resolved if early["event"] != "conflicts" else [],
         remaining=Summary(),
         closed=False,
     )

@@ -410,7 +410,19 @@ class Service:
         select = words.selection(session, request.paths, request.exclude, request.cwd)
         if request.dry_run:
             return await decide.preview(
-                session, self.locks, select=select, reviewed=request.checkpoint, listen=listen
+        rules = decide.Rules(
+            request.on_conflict,
+            [
+                (*session.locate(os.fsdecode(self._path(each.path)), request.cwd), each.way)
+                for each in request.resolve
+            ],
+        )
+                session,
+                self.locks,
+                select=select,
+                reviewed=request.checkpoint,
+                rules=rules,
+                listen=listen,
             )
         result = await decide.commit(
             session,
@@ -420,6 +432,7 @@ class Service:
             reviewed=request.checkpoint,
             listen=listen,
         )
+            rules=rules,
         with trio.CancelScope(shield=True):
             if result.closed:
                 await self._end(session)

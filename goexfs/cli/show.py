@@ -157,7 +157,9 @@ def print_conflicts(conflicts: Iterable[dict[str, Any]]) -> None:
     on = coloured(sys.stderr)
     for each in conflicts:
         place = f"{name(str(each.get('root', '')))}/{name(str(each.get('path', '')))}"
-        line = (
-            f"  {each.get('reason', 'conflict')}: {place}: {visible(str(each.get('detail', '')))}"
-        )
+        detail = visible(str(each.get("detail", "")))
+        choices = each.get("choices") or ()
+        if 0 < len(choices) < 3:
+            detail += f" ({' or '.join(map(visible, choices))})"
+        line = f"  {each.get('reason', 'conflict')}: {place}: {detail}"
         print(paint(line, "31", on), file=sys.stderr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -31,6 +31,10 @@ from goexfs.wire import MAX_AHEAD, Message, decode, encode
 
 Session = str | SessionInfo | RunResult | None
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+Resolved = Literal["mine", "theirs", "merge"]
+"""What becomes of a conflict."""
+Way = Literal["abort", "mine", "theirs", "merge"]
 
 _METHOD: dict[type[Model], str] = {request: name for name, (request, _) in METHODS.items()}
 _PIECE = 64 * 1024
@@ -165,6 +169,10 @@ def diff(
 ) -> Diff:
     span = {"step": step, "from": from_, "to": to}
     return build(Diff, **where(session), **span, **selection(paths, exclude), patch=patch)
+
+
+def resolutions(wanted: Mapping[Path, Resolved]) -> list[dict[str, str]]:
+    return [{"path": path(each), "way": way} for each, way in wanted.items()]
 
 
 def kill(request: int) -> Message:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from goexfs.client import asking
-from goexfs.client.asking import Feed, Path, Session
+from goexfs.client.asking import Feed, Path, Resolved, Session, Way
 from goexfs.errors import GoexfsError
 from goexfs.protocol import (
     Checkpoint,
@@ -214,12 +214,15 @@ class Client:
         message: str = "",
         checkpoint: int | None = None,
         dry_run: bool = False,
+        on_conflict: Way = "abort",
+        resolve: Mapping[Path, Resolved] | None = None,
         on_progress: OnProgress | None = None,
     ) -> CommitResult:
         """Apply the session's changes, or those at ``paths``, to the real directories.
 
-        Nothing was applied where the result has ``conflicts``; nor by a dry run, whose result
-        has the ``plan``.
+        Conflicts at and below the paths in ``resolve`` end as that says, all others as
+        ``on_conflict``.  Nothing was applied where the result has ``conflicts``; nor by a dry
+        run, whose result has the ``plan``.
         """
         request = asking.build(
             Commit,
@@ -228,6 +231,8 @@ class Client:
             **asking.selection(paths, exclude),
             checkpoint=checkpoint,
             dry_run=dry_run,
+            on_conflict=on_conflict,
+            resolve=asking.resolutions(resolve or {}),
         )
         return self._ask(request, CommitResult, _progress(on_progress))
 

@@ -4,6 +4,9 @@ A file (or anything else that is no directory) must have the device, inode, size
 and mode it had; a directory its device, inode, mode and owner.  Where the session saw nothing,
 nothing may be; the directories on the way must be the same ones; nothing that is taken away may
 be a mount point.  All conflicts are found, none stops the search, nothing is changed.
+
+A conflict that was resolved is held to what the base was *then* (``Accepted``): whatever moves
+again is a conflict again.
 """
 
 from __future__ import annotations
@@ -11,12 +14,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from goexfs.names import display, to_wire
 from goexfsd import kernel
 from goexfsd.commit.base import GONE, Base, type_of
-from goexfsd.commit.places import Places, ancestors
+from goexfsd.commit.places import Place, Places, ancestors
 from goexfsd.layer.changes import Change
 from goexfsd.layer.origins import Identity
 from goexfsd.layer.seen import Seen
@@ -30,62 +33,108 @@ class Conflict:
     path: bytes
     reason: str
     detail: str
+    theirs: str = ""
+    """What happened in the base, where ``detail`` is made of two halves."""
+    mine: str = ""
+    """What the session did."""
+    choices: tuple[str, ...] = ()
+    """Which resolutions there can be."""
+    at: bytes = b""
+    """The place in the base that is in conflict."""
 
-    def to_wire(self, names: Sequence[str]) -> dict[str, str]:
+    def to_wire(self, names: Sequence[str]) -> dict[str, object]:
         path = to_wire(self.path) if self.path else "."
         return {
             "root": names[self.root],
             "path": path,
             "reason": self.reason,
             "detail": self.detail,
+            "theirs": self.theirs,
+            "mine": self.mine,
+            "choices": list(self.choices),
         }
 
 
-_WANTS = {
-    "deleted": "deletes it",
-    "created": "creates it",
-    "modified": "modified it",
-    "renamed": "renamed it",
-    "retyped": "replaced it by something else",
-    "metadata": "changed its attributes",
-}
+@dataclass(slots=True)
+class Accepted:
+    """The base at the places of resolved conflicts, as it was when they were resolved."""
+
+    entries: dict[Place, Identity | None] = field(default_factory=dict)
+    """None: nothing was there."""
+    ways: dict[Place, tuple[int, int] | None] = field(default_factory=dict)
+    """Directories above them: device and inode."""
+
+
+_ANY = ("mine", "theirs", "merge")
+_THEIRS = ("theirs",)
 
 
 def check(
-    changes: Iterable[Change], places: Places, seen: Mapping[int, Seen], base: Base
+    changes: Iterable[Change],
+    places: Places,
+    seen: Mapping[int, Seen],
+    base: Base,
+    accepted: Accepted | None = None,
 ) -> list[Conflict]:
     """All conflicts of the chosen ``changes``; ``places`` is of the whole change list."""
-    checker = _Checker(places, seen, base)
-    found: list[Conflict] = []
-    for change in changes:
-        found += checker.change(change)
-    return found
+    checker = Checker(places, seen, base, accepted)
+    found = (checker.change(change) for change in changes)
+    return [conflict for conflict in found if conflict is not None]
 
 
-class _Checker:
-    def __init__(self, places: Places, seen: Mapping[int, Seen], base: Base) -> None:
+class Checker:
+    """Looks at one change after another."""
+
+    def __init__(
+        self,
+        places: Places,
+        seen: Mapping[int, Seen],
+        base: Base,
+        accepted: Accepted | None = None,
+    ) -> None:
         self._places, self._seen, self._base = places, seen, base
-        self._ways: dict[tuple[int, bytes], str | None] = {}
+        self.accepted = Accepted() if accepted is None else accepted
+        self._ways: dict[Place, tuple[str, bool] | None] = {}
 
-    def change(self, change: Change) -> list[Conflict]:
-        found = []
+    def change(self, change: Change) -> Conflict | None:
+        """What stands against it, if anything does."""
+        for path, origin in self.touched(change):
+            found = self.entry(change, path, origin)
+            if found is None and (change.kind != "renamed" or path == change.old_path):
+                found = self._still(change, path)
+            if found is not None:
+                return found
+        return None
+
+    def touched(self, change: Change) -> list[tuple[bytes, Identity | None]]:
+        """The base paths that a change touches, with what the session saw there."""
         if change.kind == "deleted":
-            found += self._entry(change, change.path, change.origin)
-            found += self._still(change, change.path)
-        elif change.kind == "renamed":
-            assert change.old_path is not None
-            found += self._entry(change, change.old_path, change.origin)
-            found += self._still(change, change.old_path)
-            if not found:
-                found += self._target(change)
-        else:
-            path = self._places.slot_of(change.root, change.path)
-            if path is not None:
-                found += self._entry(change, path, change.origin)
-                found += self._still(change, path)
-        return found[:1]
+            return [(change.path, change.origin)]
+        path = self._places.slot_of(change.root, change.path)
+        if change.kind != "renamed":
+            return [] if path is None else [(path, change.origin)]
+        assert change.old_path is not None
+        found = [(change.old_path, change.origin)]
+        if path is not None and path != change.old_path:
+            found.append((path, self._seen[change.root].first.get(path)))
+        return found
 
-    def _still(self, change: Change, path: bytes) -> list[Conflict]:
+    def accept(self, change: Change) -> None:
+        """From now on ``change`` is held to the base as it is at this moment."""
+        root = change.root
+        for path, _ in self.touched(change):
+            st = self._base.look(root, path)
+            dev = self._base.root_devs[root]
+            self.accepted.entries[root, path] = None if st is None else Identity.of(st, dev)
+            for above in ancestors(path):
+                self.accepted.ways[root, above] = self._directory_now(root, above)
+        self._ways.clear()
+
+    def _directory_now(self, root: int, path: bytes) -> tuple[int, int] | None:
+        st = self._base.look(root, path)
+        return None if st is None or not stat.S_ISDIR(st.st_mode) else (st.st_dev, st.st_ino)
+
+    def _still(self, change: Change, path: bytes) -> Conflict | None:
         """The entry must also be the one that the change list was made of.
 
         Somebody who swaps entries to and fro may have shown the list something else than what
@@ -98,48 +147,62 @@ class _Checker:
         else:
             same = st is not None and _marks(st) == _marks(was)
         if same:
-            return []
-        return [_conflict(change, "replaced", "it was exchanged in the base just now")]
+            return None
+        return _conflict(change, path, "replaced", "it was exchanged in the base just now", ())
 
-    def _target(self, change: Change) -> list[Conflict]:
-        """Where a renamed entry arrives: what the session saw there, or nothing."""
-        path = self._places.slot_of(change.root, change.path)
-        if path is None or path == change.old_path:
-            return []
-        expected = self._seen[change.root].first.get(path)
-        return self._entry(change, path, expected)
-
-    def _entry(self, change: Change, path: bytes, origin: Identity | None) -> list[Conflict]:
+    def entry(self, change: Change, path: bytes, origin: Identity | None) -> Conflict | None:
+        """What stands against it at one of the places that it touches."""
         root = change.root
-        blocked = self._way(root, path)
-        if blocked is not None:
-            return [_conflict(change, "parent", blocked)]
+        wrong = self._way(root, path)
+        if wrong is not None:
+            sentence, there = wrong
+            return _conflict(change, path, "parent", sentence, _ANY[:2] if there else _THEIRS)
         st = self._base.look(root, path)
+        found = self._moved(change, path, origin, st)
+        if found is not None or st is None or not _takes_away(change):
+            return found
+        if self._base.extra(root, path)[0] & kernel.ATTR_MOUNT_ROOT:
+            return _conflict(change, path, "blocked", "something is mounted on it now", _THEIRS)
+        return None
+
+    def _moved(
+        self, change: Change, path: bytes, origin: Identity | None, st: os.stat_result | None
+    ) -> Conflict | None:
+        """The entry is not what the session saw, or not what was accepted."""
+        dev = self._base.root_devs[change.root]
+        place = (change.root, path)
+        if place in self.accepted.entries:
+            then = self.accepted.entries[place]
+            now = None if st is None else Identity.of(st, dev)
+            if then is now or (then is not None and now is not None and _alike(then, now)):
+                return None
+            happened = "it changed in the base once more, while the commit was prepared"
+            return _conflict(change, path, "changed", happened, _ANY)
         if st is None:
             if origin is None:
-                return []
-            return [_conflict(change, "deleted", "it was deleted or moved away in the base")]
-        origin = origin or self._shared(change, st)
+                return None
+            return _conflict(
+                change, path, "deleted", "it was deleted or moved away in the base", _ANY[:2]
+            )
+        origin = origin or self.shared(change, st)
         if origin is None:
             what = type_of(st.st_mode)
-            detail = f"the base has a {what} here that the session never saw"
-            return [_conflict(change, "created", detail)]
-        reason, detail = differs(origin, st, self._base.root_devs[root])
-        if reason:
-            return [_conflict(change, reason, detail)]
-        if _takes_away(change) and self._base.extra(root, path)[0] & kernel.ATTR_MOUNT_ROOT:
-            return [_conflict(change, "blocked", "something is mounted on it now")]
-        return []
+            happened = f"the base has a {what} here that the session never saw"
+            return _conflict(change, path, "created", happened, _ANY)
+        reason, happened = differs(origin, st, dev)
+        ways = _ANY[:2] if reason == "retyped" else _ANY
+        return _conflict(change, path, reason, happened, ways) if reason else None
 
-    def _shared(self, change: Change, st: os.stat_result) -> Identity | None:
+    def shared(self, change: Change, st: os.stat_result) -> Identity | None:
         """What the session saw of a file under another of its names."""
         copy = self._seen[change.root].copies.get(change.upper_ino)
         if copy is None or copy.identity.ino != st.st_ino or stat.S_ISDIR(st.st_mode):
             return None
         return copy.identity
 
-    def _way(self, root: int, path: bytes) -> str | None:
-        """What is wrong with the directories above ``path``, if anything is."""
+    def _way(self, root: int, path: bytes) -> tuple[str, bool] | None:
+        """What is wrong with the directories above ``path``, if anything is, and whether there
+        is a directory all the same."""
         for above in reversed(ancestors(path)):
             key = (root, above)
             if key not in self._ways:
@@ -149,22 +212,29 @@ class _Checker:
                 return wrong
         return None
 
-    def _directory(self, root: int, path: bytes) -> str | None:
+    def _directory(self, root: int, path: bytes) -> tuple[str, bool] | None:
         shown = display(path) or "."
         try:
             st = self._base.lstat(root, path)
         except OSError as error:
             if error.errno in GONE:
-                return f"its directory {shown} is gone from the base"
+                return f"its directory {shown} is gone from the base", False
             raise
         if not stat.S_ISDIR(st.st_mode):
-            return f"its directory {shown} became a {type_of(st.st_mode)} in the base"
+            return f"its directory {shown} became a {type_of(st.st_mode)} in the base", False
         origin = self._seen[root].first.get(path) if path else None
+        now = Identity.of(st, self._base.root_devs[root])
+        accepted = self.accepted.ways.get((root, path))
+        if accepted is not None:
+            if accepted != (st.st_dev, st.st_ino):
+                return f"its directory {shown} was replaced by another just now", True
+            return None
         if origin is None or not stat.S_ISDIR(origin.mode):
             return None
-        now = Identity.of(st, self._base.root_devs[root])
         if (now.dev, now.ino) != (origin.dev, origin.ino):
-            return f"its directory {shown} was replaced by another in the base"
+            if self._base.extra(root, path)[0] & kernel.ATTR_MOUNT_ROOT:
+                return f"its directory {shown} became a mount point", False
+            return f"its directory {shown} was replaced by another in the base", True
         return None
 
 
@@ -190,6 +260,10 @@ def differs_from(origin: Identity, now: Identity) -> tuple[str, str]:
     return "", ""
 
 
+def _alike(then: Identity, now: Identity) -> bool:
+    return not differs_from(then, now)[0]
+
+
 def _marks(st: os.stat_result) -> tuple[int, ...]:
     changed = () if stat.S_ISDIR(st.st_mode) else (st.st_ctime_ns,)
     return (stat.S_IFMT(st.st_mode), st.st_ino, *changed)
@@ -199,7 +273,30 @@ def _takes_away(change: Change) -> bool:
     return change.kind in ("deleted", "renamed", "retyped", "modified")
 
 
-def _conflict(change: Change, reason: str, happened: str) -> Conflict:
+def _conflict(
+    change: Change, path: bytes, reason: str, happened: str, choices: tuple[str, ...]
+) -> Conflict:
+    did = f"the session {_did(change, path, reason)}"
     return Conflict(
-        change.root, change.path, reason, f"{happened}; the session {_WANTS[change.kind]}"
+        change.root, change.path, reason, f"{happened}; {did}", happened, did, choices, path
+    )
+
+
+def _did(change: Change, path: bytes, reason: str) -> str:
+    """What the session did, in words; ``path`` is the place in the base that is in conflict."""
+    if change.kind == "deleted":
+        return "deletes it" if change.origin else "removed or made anew the directory it is in"
+    if change.kind == "renamed":
+        assert change.old_path is not None
+        if path == change.old_path:
+            return f"renamed it to {display(change.path)}"
+        return f"renamed {display(change.old_path)} to it"
+    if change.origin is None and reason == "created":
+        return "creates it" if change.type == "file" else f"creates a {change.type} here"
+    if change.kind == "created" and change.origin is not None:
+        return "changed what is in it" if change.type == "dir" else "modified it"
+    if change.kind == "retyped":
+        return f"replaced it by a {change.type}"
+    return {"created": "creates it", "modified": "modified it"}.get(
+        change.kind, "changed its attributes"
     )

@@ -3,6 +3,7 @@
 All run as the session's owner and speak with the daemon in messages (``worker.send``)::
 
     progress   {stage, done, total}
+    resolved   {resolved: [Resolution...]}     how conflicts are resolved
     conflicts  {conflicts: [ConflictInfo...]}   nothing was touched; the end
     nothing    {remaining}                      nothing to commit; the end
     operations {operations}                    in a dry run: a piece of the plan
@@ -46,12 +47,13 @@ from goexfsd.commit.build import build
 from goexfsd.commit.draft import Blueprint, Contents
 from goexfsd.commit.faults import arm, fault
 from goexfsd.commit.ground import Ground, Lost
+from goexfsd.commit.merge import Merged, Merger
 from goexfsd.commit.past import Past, Tracer
 from goexfsd.commit.places import Places
 from goexfsd.commit.plan import Plan, parse, path_of
+from goexfsd.commit.resolve import Rules, resolve
 from goexfsd.commit.select import choose
-from goexfsd.commit.source import Source
-from goexfsd.layer import seen
+from goexfsd.layer import originals, seen
 from goexfsd.layer.changes import Change, compute
 from goexfsd.worker import Root, Worker, open_root
 
@@ -63,7 +65,8 @@ def commit(worker: Worker) -> None:
 
     Options: ``commit`` (id), ``select`` (a ``Selection``).  With a layer
     ``live``, a partial commit also takes what it committed out of that layer (``rebase``).  With
-    ``dry`` there is no ``before``, and nothing is done: the plan is told.
+    ``dry`` there is no ``before``, and nothing is done: the plan is told.  ``on_conflict`` and
+    ``resolve`` (list of (root index, path, way)) say what becomes of conflicts (``resolve``).
     """
     _begin(worker)
     _see_through(worker, _Commit(worker))
@@ -161,10 +164,13 @@ class _Preparation:
         """Whether there are any; they are told."""
         found = self._check()
         if found:
-            names = [root.name for root in self._roots]
-            wire = [conflict.to_wire(names) for conflict in found]
-            self._worker.send({"event": "conflicts", "conflicts": wire})
+            self._tell(found)
         return bool(found)
+
+    def _tell(self, found: list[conflicts.Conflict]) -> None:
+        names = [root.name for root in self._roots]
+        wire = [conflict.to_wire(names) for conflict in found]
+        self._worker.send({"event": "conflicts", "conflicts": wire})
 
     def _stage(self, blueprint: Blueprint, source: Contents) -> Plan | None:
         plan = blueprint.plan
@@ -209,10 +215,13 @@ class _Commit(_Preparation):
         self._seen = seen.read(self._source_fd, [root.index for root in self._roots])
         self._chosen: list[Change] = []
         self._places = Places(())
-        self._source: Source | None = None
+        self._source: Merged | None = None
+        self._originals = originals.read(self._source_fd)
+        self._accepted = conflicts.Accepted()
 
     def close(self) -> None:
         super().close()
+        self._originals.close()
         if self._source is not None:
             self._source.close()
 
@@ -222,12 +231,12 @@ class _Commit(_Preparation):
         )
         self._places = Places(changes)
         self._chosen = choose(changes, self._worker.spec.options["select"], self._places)
-        if not self._chosen:
-            self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
+        rules = Rules.of(self._worker.spec.options)
+        rules.check(changes)
+        partial = len(self._chosen) < len(changes)
+        self._source = Merged(self._source_fd, self._roots, changes, self._seen)
+        if not self._resolve(rules, self._source):
             return None
-        if self._conflicts():
-            return None
-        self._source = Source(self._source_fd, self._roots, changes, self._seen)
         blueprint = build(
             self._worker.spec.options["commit"],
             self._roots,
@@ -236,13 +245,30 @@ class _Commit(_Preparation):
             self._seen,
             self._base,
             self._source,
-            partial=len(self._chosen) < len(changes),
+            partial=partial,
         )
         if self._worker.spec.options.get("dry"):
             preflight.check(blueprint, self._base, self._source_fd)
             self._preview(blueprint)
             return None
         return self._stage(blueprint, self._source)
+
+    def _resolve(self, rules: Rules, source: Merged) -> bool:
+        """Decide the conflicts; whether there is something to commit then (else it is told)."""
+        checker = conflicts.Checker(self._places, self._seen, self._base)
+        merger = Merger(self._places, checker, self._base, source, self._originals)
+        result = resolve(self._chosen, self._places, rules, checker, merger)
+        if result.conflicts:
+            self._tell(result.conflicts)
+            return False
+        self._chosen, self._accepted = result.chosen, result.accepted
+        names = [root.name for root in self._roots]
+        decided = [{**line, "root": names[line["root"]]} for line in result.decided]
+        if decided:
+            self._worker.send({"event": "resolved", "resolved": decided})
+        if not self._chosen:
+            self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
+        return bool(self._chosen)
 
     def _preview(self, blueprint: Blueprint) -> None:
         lines = describe.operations(blueprint)
@@ -253,7 +279,7 @@ class _Commit(_Preparation):
         self._worker.send({"event": "planned", "applied": blueprint.plan.applied})
 
     def _check(self) -> list[conflicts.Conflict]:
-        return conflicts.check(self._chosen, self._places, self._seen, self._base)
+        return conflicts.check(self._chosen, self._places, self._seen, self._base, self._accepted)
 
 
 class _Undo(_Preparation):

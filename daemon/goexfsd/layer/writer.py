@@ -20,6 +20,7 @@ from dataclasses import replace
 from goexfsd import kernel
 from goexfsd.layer.format import INDEX, OPAQUE, ORIGINS, REDIRECT, UPPER, WORK, owner_needs
 from goexfsd.layer.ledger import Key, Ledger
+from goexfsd.layer.originals import Keeper
 from goexfsd.layer.origins import NOTHING, Identity, Kind, Record, encode, load
 from goexfsd.layer.quota import Quota
 
@@ -62,12 +63,14 @@ class Layer:
         """Operations that changed the layer since it was opened."""
         self.quota: Quota | None = None
         """What it may grow by, where that is limited."""
+        self.originals = Keeper(fd)
         self._serial = 0
         self._mark = os.urandom(6).hex().encode()
         self.dev = os.fstat(fd).st_dev
         sweep(self.work_fd)
 
     def close(self) -> None:
+        self.originals.close()
         for fd in (self.upper_fd, self.work_fd, self.index_fd, self.log_fd, self.fd):
             os.close(fd)
 
@@ -90,6 +93,12 @@ class Layer:
     def identity(self, root: int, st: os.stat_result) -> Identity:
         """The identity of a base entry, as records hold it."""
         return Identity.of(st, self.ledger.root_devs[root])
+
+    def keep_original(self, root: int, st: os.stat_result, src: int) -> None:
+        """Keep the bytes of the base file ``src`` for a merge, where it is small."""
+        kept = self.originals.keep(root, self.identity(root, st), src)
+        if kept and self.quota is not None:
+            self.quota.spend(kept)
 
     def sync_records(self) -> None:
         """Make the log durable: before anything that it speaks of is said to be."""

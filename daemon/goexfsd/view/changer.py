@@ -7,6 +7,7 @@ and then takes effect with one rename, link or unlink in the upper tree; nodes f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from goexfsd import kernel
+from goexfsd.layer import copyup
+from goexfsd.layer.originals import LIMIT
 from goexfsd.layer.origins import Kind
 from goexfsd.layer.writer import fd_path, in_dir, upper_name
 from goexfsd.view.copier import Copier, fail
@@ -66,6 +69,8 @@ class Changer(Copier):
         self, parent: Node, name: bytes, how: Callable[[int, bytes], T], directory: bool
     ) -> T:
         """Make an entry in place of a whiteout, atomically: built beside, then renamed over."""
+        if not directory:
+            self._keep_base(parent, name)
         at = self.tree.upper_fd(parent)
         stage, stage_fd = self._stage(parent)
         try:
@@ -76,6 +81,18 @@ class Changer(Copier):
         finally:
             os.close(stage_fd)
             self.layer.discard(stage)
+
+    def _keep_base(self, parent: Node, name: bytes) -> None:
+        """The base file at a place is about to be replaced by another: a merge may want it."""
+        base = self.tree.base_entry(parent, name)
+        if base is None or not stat.S_ISREG(base.st_mode) or not 0 < base.st_size <= LIMIT:
+            return
+        with contextlib.suppress(OSError):
+            src = copyup.open_base(name, self.tree.merged_fd(parent))
+            try:
+                self.layer.keep_original(parent.root, base, src)
+            finally:
+                os.close(src)
 
     def _stage(self, parent: Node) -> tuple[bytes, int]:
         """A directory in ``work`` from which new entries inherit as they would from parent."""
@@ -266,6 +283,8 @@ class Changer(Copier):
         found = (found[0], True)
         if other is not None and victim is not None:
             self._hold(other)
+            if not victim[1]:
+                self._keep_base(to, new)
             self._hide(to, new, victim, other)
         covered = self._leave(node, parent, name, found)
         self._move(node, parent, name, to, new, other, covered)
@@ -325,6 +344,8 @@ class Changer(Copier):
         layer = self.layer
         source, target = self.tree.upper_fd(parent), self.tree.upper_fd(to)
         there = upper_name(target, new)
+        if there is not None and other is None:
+            self._keep_base(to, new)
         both = (parent, to)
         if there is not None and stat.S_ISDIR(there.st_mode):
             nodes = both if other is None else (*both, other)

@@ -202,6 +202,8 @@ class Copier:
             src, source = self._open_unread(node, length)
         try:
             tmp, dst, st = self._copy_contents(node, src, length)
+            if where is not None:
+                self.layer.keep_original(node.root, st, src)
             try:
                 copyup.dress(self.layer, node.root, source, self.layer.work_fd, tmp, st)
                 if where is None:

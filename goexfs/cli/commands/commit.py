@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from goexfs.cli.asking import ask, remark, selected, where
+from goexfs.cli.asking import ask, path, remark, selected, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_selection, with_session
@@ -14,11 +14,24 @@ from goexfs.errors import Conflict
 from goexfs.wire import Message
 
 
+class Resolution(click.ParamType):  # type: ignore[type-arg]  # generic only from 8.5 on
+    """``PATH=mine``: what becomes of the conflicts at a path."""
+
+    name = "resolution"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        place, _, way = value.rpartition("=")
+        if not place or way not in ("mine", "theirs", "merge"):
+            self.fail(f"{value!r} is not PATH=mine, PATH=theirs or PATH=merge", param, ctx)
+        return {"path": path(place), "way": way}
+
+
 @declare(
     "commit",
     'goexfs commit -m "rename the module"',
     "goexfs commit src/ README.md",
     "goexfs commit 'src/**/*.py' --exclude 'test_*'",
+    "goexfs commit --on-conflict merge --resolve notes.txt=mine",
 )
 @with_selection
 @click.option("-m", "--message", default="", metavar="TEXT", help="Say what this commit is.")
@@ -29,6 +42,20 @@ from goexfs.wire import Message
     help="Commit exactly checkpoint N; refused if the view has moved on.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["abort", "mine", "theirs", "merge"]),
+    default="abort",
+    help="What becomes of conflicts: nothing is committed [the default], the session's version"
+    " wins, the real directory's stays, or the two are merged where that is possible.",
+)
+@click.option(
+    "--resolve",
+    type=Resolution(),
+    multiple=True,
+    metavar="PATH=mine|theirs|merge",
+    help="The same for the conflicts at and below PATH; may be given again and again.",
+)
 @with_session
 @with_json
 def command(
@@ -37,18 +64,24 @@ def command(
     message: str,
     checkpoint: int | None,
     dry_run: bool,
+    on_conflict: str,
+    resolve: tuple[Message, ...],
     session: str | None,
 ) -> int:
     """Apply a session's changes, or those at PATHs, to the real directories.
 
     A PATH may be a glob as in .gitignore (quote it); what is not committed stays in the session.
     If anything there changed meanwhile, nothing is applied and every conflict is named (exit
-    status 3).  A commit of everything ends the session.
+    status 3); --on-conflict and --resolve decide.  A commit of everything ends the session.
     """
     params = where(session, message=remark(message), checkpoint=checkpoint)
     selected(params, names, exclude)
     if dry_run:
         params["dry_run"] = True
+    if on_conflict != "abort":
+        params["on_conflict"] = on_conflict
+    if resolve:
+        params["resolve"] = list(resolve)
     result = commit(params, quiet=state().json)
     if state().json:
         from goexfs.cli.show import print_json
@@ -96,7 +129,15 @@ def report(result: Message) -> None:
         what = show.plural(len(conflicts), "conflict")
         click.echo(f"goexfs: nothing was committed: {what} with the real directory", err=True)
         show.print_conflicts(conflicts)
-    elif result["commit"] is None:
+        if any(each.get("choices") for each in conflicts):
+            click.echo(
+                "goexfs: hint: --resolve PATH=mine|theirs|merge decides one,"
+                " --on-conflict all of them",
+                err=True,
+            )
+        return
+    resolved(result)
+    if result["commit"] is None:
         print("nothing to commit; the session stays open")
     else:
         print(f"committed {show.summary(result['applied'])} as {result['commit']}")
@@ -107,10 +148,21 @@ def report(result: Message) -> None:
         losses(result)
 
 
+def resolved(result: Message) -> None:
+    """How conflicts were decided."""
+    from goexfs.cli import show
+    from goexfs.names import visible
+
+    for each in result.get("resolved") or ():
+        place = f"{show.name(each['root'])}/{show.name(each['path'])}"
+        print(f"resolved as {each['way']}: {place}: {visible(each['detail'])}")
+
+
 def plan(result: Message) -> None:
     """What a commit would do, in its order."""
     from goexfs.cli import show
 
+    resolved(result)
     roots = len({each["root"] for each in result["plan"]}) > 1
     for each in result["plan"]:
         prefix = f"{show.name(each['root'])}/" if roots else ""
