@@ -20,44 +20,35 @@ leaves the base as it was.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
-from goexfs.errors import CommitFailed, Conflict, Denied, GoexfsError, Limit
+from goexfs.errors import CommitFailed, Conflict
 from goexfs.names import display
-from goexfsd import kernel
 from goexfsd.commit import (
     before,
     conflicts,
     describe,
     intent,
-    outcome,
     preflight,
-    rebase,
     revert,
     stage,
 )
-from goexfsd.commit.apply import Applier, finish, reopen, tidy
 from goexfsd.commit.base import Base
 from goexfsd.commit.build import build
+from goexfsd.commit.carry import carry_out, progress, say_back, told
 from goexfsd.commit.draft import Blueprint, Contents
 from goexfsd.commit.faults import arm, fault
-from goexfsd.commit.ground import Ground, Lost
+from goexfsd.commit.ground import Ground
 from goexfsd.commit.merge import Merged, Merger
 from goexfsd.commit.past import Past, Tracer
 from goexfsd.commit.places import Places
-from goexfsd.commit.plan import Plan, parse, path_of
+from goexfsd.commit.plan import Plan, parse
 from goexfsd.commit.resolve import Rules, resolve
 from goexfsd.commit.select import choose
 from goexfsd.layer import originals, seen
 from goexfsd.layer.changes import Change, compute
 from goexfsd.worker import Root, Worker, open_root
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def commit(worker: Worker) -> None:
@@ -92,7 +83,7 @@ def _see_through(worker: Worker, run: _Preparation) -> None:
     if not _told_to_go(worker):
         stage.remove_stages(worker.root_fds, worker.layer_fds["before"], times=True)
         return
-    _carry_out(worker, plan)
+    carry_out(worker, plan)
 
 
 def recover(worker: Worker) -> None:
@@ -104,7 +95,7 @@ def recover(worker: Worker) -> None:
     lines = intent.read(worker.layer_fds["before"], intent.PLAN)
     if worker.spec.options["state"] != "intent":
         stage.remove_stages(worker.root_fds, worker.layer_fds["before"], times=True)
-        _say_back(worker, None)
+        say_back(worker, None)
         return
     if lines is None:
         raise CommitFailed(
@@ -113,7 +104,7 @@ def recover(worker: Worker) -> None:
         )
     plan = parse(lines)
     _same_roots(worker, plan)
-    _carry_out(worker, plan)
+    carry_out(worker, plan)
 
 
 def _begin(worker: Worker) -> None:
@@ -130,13 +121,6 @@ def _told_to_go(worker: Worker) -> bool:
     return isinstance(command, dict) and command.get("cmd") == "go"
 
 
-def _progress(worker: Worker) -> Progress:
-    def tell(name: str, done: int, total: int | None) -> None:
-        worker.send({"event": "progress", "stage": name, "done": done, "total": total})
-
-    return tell
-
-
 class _Preparation:
     """The way to the intent, for a commit or an undo."""
 
@@ -145,7 +129,7 @@ class _Preparation:
         self._roots = worker.spec.roots
         self._before_fd = worker.layer_fds.get("before", -1)
         self._base = Base(worker.root_fds)
-        self._progress = _progress(worker)
+        self._progress = progress(worker)
         self._ground: Ground | None = None
 
     def close(self) -> None:
@@ -192,7 +176,7 @@ class _Preparation:
         except BaseException as error:
             self._take_back()
             if isinstance(error, OSError):
-                raise _told(error, "nothing was changed") from error
+                raise told(error, "nothing was changed") from error
             raise
         if not clear:
             self._take_back()
@@ -327,172 +311,3 @@ def _same_roots(worker: Worker, plan: Plan) -> None:
                 f"a commit to {shown} is pending, but another directory or file system is there",
                 hint=f"mount or move the original {shown} back, then restart goexfsd",
             )
-
-
-# -- from the intent on -------------------------------------------------------------------------
-
-
-def _carry_out(worker: Worker, plan: Plan) -> None:
-    """Apply, tidy, rebase, tell.  May be cut off anywhere and be done again."""
-    before_fd = worker.layer_fds["before"]
-    ground = Ground(plan.nodes, worker.root_fds)
-    try:
-        if intent.exists(before_fd, intent.VERDICT):
-            _take_back(worker, plan, ground)
-            return
-        if not intent.exists(before_fd, intent.APPLIED) and not _apply(worker, plan, ground):
-            _take_back(worker, plan, ground)
-            return
-        fault("applied")
-        if not intent.exists(before_fd, intent.TIDIED):
-            _tidy(worker, plan, ground)
-    finally:
-        ground.close()
-    _say_applied(worker, plan)
-
-
-def _tidy(worker: Worker, plan: Plan, ground: Ground) -> None:
-    reopen(plan, ground, back=False)
-    homes = _homes(plan, ground)
-    try:
-        tidy(plan, ground)
-        finish(plan, ground, back=False)
-        _sync(homes)
-    finally:
-        for fd in homes:
-            os.close(fd)
-    # From here on others' changes are theirs: what the entries are now is what an undo expects,
-    # and a recovery that is asked again sets no times any more.
-    before_fd = worker.layer_fds["before"]
-    done = intent.read(before_fd, intent.APPLIED) or []
-    base = Base(worker.root_fds)
-    try:
-        intent.write(before_fd, intent.TIDIED, outcome.tidied(plan, base, done))
-    finally:
-        base.close()
-
-
-def _apply(worker: Worker, plan: Plan, ground: Ground) -> bool:
-    """Forward to the point where only tidying is left; False if it cannot be reached."""
-    before_fd = worker.layer_fds["before"]
-    try:
-        Applier(plan, ground, before_fd, _progress(worker)).forward()
-        stage.sync(plan, ground)
-        late = _save_late(plan, ground, before_fd)
-        intent.write(before_fd, intent.APPLIED, [*_results(plan, worker), *late])
-    except (OSError, Lost) as error:
-        fault("verdict")
-        intent.write(before_fd, intent.VERDICT, [{"error": _verdict(error, plan).to_wire()}])
-        return False
-    return True
-
-
-def _verdict(error: OSError | Lost, plan: Plan) -> GoexfsError:
-    if isinstance(error, OSError):
-        return _told(error, "the commit was taken back, nothing is changed")
-    path = display(path_of(plan, error.node.id, old=True))
-    return Conflict(
-        f"{path} was moved away in the base while it was committed; "
-        "the commit was taken back, nothing is changed"
-    )
-
-
-def _save_late(plan: Plan, ground: Ground, before_fd: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    known = {node.ino for node in plan.nodes if node.new}
-    for number in plan.stages:
-        node = plan.nodes[number]
-        if ground.look(node.slots[0]) is not None:
-            fd = ground.directory(number)
-            saved = before.save_late(node.root, fd, plan.taken, known, before_fd)
-            found += [{"late": line} for line in saved]
-    return found
-
-
-def _results(plan: Plan, worker: Worker) -> list[dict[str, Any]]:
-    base = Base(worker.root_fds)
-    try:
-        return [{"losses": plan.losses}, *outcome.applied(plan, base)]
-    finally:
-        base.close()
-
-
-def _take_back(worker: Worker, plan: Plan, ground: Ground) -> None:
-    before_fd = worker.layer_fds["before"]
-    verdict = intent.read(before_fd, intent.VERDICT) or []
-    reopen(plan, ground, back=True)
-    if any(ground.look(plan.nodes[stage_id].slots[0]) for stage_id in plan.stages):
-        Applier(plan, ground, before_fd, _progress(worker)).backward()
-    homes = _homes(plan, ground)
-    try:
-        _sync(homes)
-        late = _save_late(plan, ground, before_fd)
-        tidy(plan, ground)
-        finish(plan, ground, back=True)
-        _sync(homes)
-    finally:
-        for fd in homes:
-            os.close(fd)
-    _say_back(worker, verdict[0]["error"] if verdict else None, late)
-
-
-def _homes(plan: Plan, ground: Ground) -> list[int]:
-    """A readable descriptor on every file system that was changed."""
-    found = []
-    for number in plan.stages:
-        home = ground.directory(plan.nodes[number].slots[0][0])
-        found.append(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=home))
-    return found
-
-
-def _sync(homes: list[int]) -> None:
-    done: set[int] = set()
-    for fd in homes:
-        device = os.fstat(fd).st_dev
-        if device not in done:
-            done.add(device)
-            kernel.syncfs(fd)
-
-
-def _say_back(
-    worker: Worker, error: dict[str, Any] | None, late: list[dict[str, Any]] | None = None
-) -> None:
-    message: dict[str, Any] = {"event": "applied", "outcome": "back", "applied": {}}
-    message["late"] = [line["late"] for line in late or ()]
-    if error is not None:
-        message["error"] = error
-    worker.send(message)
-
-
-def _say_applied(worker: Worker, plan: Plan) -> None:
-    remaining: dict[str, int] = {}
-    live = worker.layer_fds.get("live")
-    if plan.partial and live is not None:
-        rebase.rebase(live, worker.layer_fds["before"], plan, worker.spec.roots, worker.root_fds)
-        left = compute(live, worker.spec.roots, worker.root_fds)
-        remaining = dict(Counter(change.kind for change in left))
-    lines = intent.read(worker.layer_fds["before"], intent.APPLIED) or []
-    losses = [loss for line in lines for loss in line.get("losses", ())]
-    late = [line["late"] for line in lines if "late" in line and line["late"]["changed"]]
-    worker.send(
-        {
-            "event": "applied",
-            "outcome": "forward",
-            "applied": plan.applied,
-            "remaining": remaining,
-            "remaining_total": sum(remaining.values()),
-            "losses": losses,
-            "late": late,
-            "bytes": before.held(worker.layer_fds["before"]),
-        }
-    )
-
-
-def _told(error: OSError, state: str) -> GoexfsError:
-    """What an OSError of the commit's own means to a user."""
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Limit(f"no room for the commit ({reason}); {state}", hint="free some space")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return Denied(f"the commit was refused by the file system ({reason}); {state}")
-    return CommitFailed(f"the commit failed ({reason}); {state}")

@@ -63,17 +63,29 @@ def stage(
 
 def sync(plan: Plan, ground: Ground) -> None:
     """Everything that was done in the base is durable; OSError if it cannot be."""
+    sync_all(ground.directory(plan.nodes[node_id].slots[0][0]) for node_id in plan.stages)
+
+
+def sync_all(directories: Iterable[int]) -> None:
+    """Sync the file system of each directory (O_PATH descriptors do), once."""
     done: set[int] = set()
-    for node_id in plan.stages:
-        home = ground.directory(plan.nodes[node_id].slots[0][0])
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=home)
-        try:
-            device = os.fstat(fd).st_dev
-            if device not in done:
-                kernel.syncfs(fd)
-                done.add(device)
-        finally:
-            os.close(fd)
+    for directory in directories:
+        device = os.fstat(directory).st_dev
+        if device not in done:
+            done.add(device)
+            _sync_one(directory)
+
+
+def _sync_one(directory: int) -> None:
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    except PermissionError:
+        os.sync()  # its owner may not read it: it cannot be opened, but all can be synced
+        return
+    try:
+        kernel.syncfs(fd)
+    finally:
+        os.close(fd)
 
 
 def _announce(plan: Plan, blueprint: Blueprint, base: Base, before_fd: int) -> None:
@@ -186,19 +198,25 @@ class _Stager:
 
 def remove_stages(root_fds: list[int], before_fd: int, *, times: bool) -> None:
     """Remove every announced staging directory, there or not; ``times``: nothing else was done,
-    so the directories that held them get their times back."""
-    for line in intent.read(before_fd, intent.STAGES) or []:
-        try:
-            home = kernel.open_dir_beneath(root_fds[line["root"]], raw(line["home"]))
-        except OSError as error:
-            if error.errno in GONE:
-                continue
-            raise
-        try:
+    so the directories that held them get their times back.  Durable: afterwards the commit may
+    be forgotten, and nobody would look for them again."""
+    homes: list[int] = []
+    try:
+        for line in intent.read(before_fd, intent.STAGES) or []:
+            try:
+                home = kernel.open_dir_beneath(root_fds[line["root"]], raw(line["home"]))
+            except OSError as error:
+                if error.errno in GONE:
+                    continue
+                raise
+            homes.append(home)
             remove_tree(home, raw(line["name"]))
             if times:
                 put_times(home, *line["times"])
-        finally:
+        fault("back.sync")
+        sync_all(homes)
+    finally:
+        for home in homes:
             os.close(home)
 
 

@@ -1,0 +1,187 @@
+"""From the intent on: a plan is applied, tidied up and told, or taken back; in a recovery too.
+
+Whatever of it was done before, it can be done again: a crash anywhere in it is followed by another
+run.  The verdict, once written, is final: what could not be applied is taken back, never tried
+forward again.  It knows nothing of how a plan came about.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from goexfs.errors import CommitFailed, Conflict, Denied, GoexfsError, Limit
+from goexfs.names import display
+from goexfsd.commit import before, intent, outcome, rebase, stage
+from goexfsd.commit.apply import Applier, finish, reopen, tidy
+from goexfsd.commit.base import Base
+from goexfsd.commit.faults import fault
+from goexfsd.commit.ground import Ground, Lost
+from goexfsd.commit.plan import Plan, path_of
+from goexfsd.layer.changes import compute
+from goexfsd.worker import Worker
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def progress(worker: Worker) -> Progress:
+    def tell(name: str, done: int, total: int | None) -> None:
+        worker.send({"event": "progress", "stage": name, "done": done, "total": total})
+
+    return tell
+
+
+def carry_out(worker: Worker, plan: Plan) -> None:
+    """Apply, tidy, rebase, tell.  May be cut off anywhere and be done again."""
+    before_fd = worker.layer_fds["before"]
+    ground = Ground(plan.nodes, worker.root_fds)
+    try:
+        if intent.exists(before_fd, intent.VERDICT):
+            _take_back(worker, plan, ground)
+            return
+        if not intent.exists(before_fd, intent.APPLIED) and not _apply(worker, plan, ground):
+            _take_back(worker, plan, ground)
+            return
+        fault("applied")
+        if not intent.exists(before_fd, intent.TIDIED):
+            _tidy(worker, plan, ground)
+    finally:
+        ground.close()
+    _say_applied(worker, plan)
+
+
+def _tidy(worker: Worker, plan: Plan, ground: Ground) -> None:
+    reopen(plan, ground, back=False)
+    homes = _homes(plan, ground)
+    try:
+        tidy(plan, ground)
+        finish(plan, ground, back=False)
+        stage.sync_all(homes)
+    finally:
+        for fd in homes:
+            os.close(fd)
+    # From here on others' changes are theirs: what the entries are now is what an undo expects,
+    # and a recovery that is asked again sets no times any more.
+    before_fd = worker.layer_fds["before"]
+    done = intent.read(before_fd, intent.APPLIED) or []
+    base = Base(worker.root_fds)
+    try:
+        intent.write(before_fd, intent.TIDIED, outcome.tidied(plan, base, done))
+    finally:
+        base.close()
+
+
+def _apply(worker: Worker, plan: Plan, ground: Ground) -> bool:
+    """Forward to the point where only tidying is left; False if it cannot be reached."""
+    before_fd = worker.layer_fds["before"]
+    try:
+        Applier(plan, ground, before_fd, progress(worker)).forward()
+        stage.sync(plan, ground)
+        late = _save_late(plan, ground, before_fd)
+        intent.write(before_fd, intent.APPLIED, [*_results(plan, worker), *late])
+    except (OSError, Lost) as error:
+        fault("verdict")
+        intent.write(before_fd, intent.VERDICT, [{"error": _verdict(error, plan).to_wire()}])
+        return False
+    return True
+
+
+def _verdict(error: OSError | Lost, plan: Plan) -> GoexfsError:
+    if isinstance(error, OSError):
+        return told(error, "the commit was taken back, nothing is changed")
+    path = display(path_of(plan, error.node.id, old=True))
+    return Conflict(
+        f"{path} was moved away in the base while it was committed; "
+        "the commit was taken back, nothing is changed"
+    )
+
+
+def _save_late(plan: Plan, ground: Ground, before_fd: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    known = {node.ino for node in plan.nodes if node.new}
+    for number in plan.stages:
+        node = plan.nodes[number]
+        if ground.look(node.slots[0]) is not None:
+            fd = ground.directory(number)
+            saved = before.save_late(node.root, fd, plan.taken, known, before_fd)
+            found += [{"late": line} for line in saved]
+    return found
+
+
+def _results(plan: Plan, worker: Worker) -> list[dict[str, Any]]:
+    base = Base(worker.root_fds)
+    try:
+        return [{"losses": plan.losses}, *outcome.applied(plan, base)]
+    finally:
+        base.close()
+
+
+def _take_back(worker: Worker, plan: Plan, ground: Ground) -> None:
+    before_fd = worker.layer_fds["before"]
+    verdict = intent.read(before_fd, intent.VERDICT) or []
+    reopen(plan, ground, back=True)
+    if any(ground.look(plan.nodes[stage_id].slots[0]) for stage_id in plan.stages):
+        Applier(plan, ground, before_fd, progress(worker)).backward()
+    homes = _homes(plan, ground)
+    try:
+        stage.sync_all(homes)
+        late = _save_late(plan, ground, before_fd)
+        tidy(plan, ground)
+        finish(plan, ground, back=True)
+        stage.sync_all(homes)
+    finally:
+        for fd in homes:
+            os.close(fd)
+    say_back(worker, verdict[0]["error"] if verdict else None, late)
+
+
+def _homes(plan: Plan, ground: Ground) -> list[int]:
+    """A descriptor on every file system that was changed."""
+    return [os.dup(ground.directory(plan.nodes[number].slots[0][0])) for number in plan.stages]
+
+
+def say_back(
+    worker: Worker, error: dict[str, Any] | None, late: list[dict[str, Any]] | None = None
+) -> None:
+    message: dict[str, Any] = {"event": "applied", "outcome": "back", "applied": {}}
+    message["late"] = [line["late"] for line in late or ()]
+    if error is not None:
+        message["error"] = error
+    worker.send(message)
+
+
+def _say_applied(worker: Worker, plan: Plan) -> None:
+    remaining: dict[str, int] = {}
+    live = worker.layer_fds.get("live")
+    if plan.partial and live is not None:
+        rebase.rebase(live, worker.layer_fds["before"], plan, worker.spec.roots, worker.lower_fds)
+        left = compute(live, worker.spec.roots, worker.lower_fds)
+        remaining = dict(Counter(change.kind for change in left))
+    lines = intent.read(worker.layer_fds["before"], intent.APPLIED) or []
+    losses = [loss for line in lines for loss in line.get("losses", ())]
+    late = [line["late"] for line in lines if "late" in line and line["late"]["changed"]]
+    worker.send(
+        {
+            "event": "applied",
+            "outcome": "forward",
+            "applied": plan.applied,
+            "remaining": remaining,
+            "remaining_total": sum(remaining.values()),
+            "losses": losses,
+            "late": late,
+            "bytes": before.held(worker.layer_fds["before"]),
+        }
+    )
+
+
+def told(error: OSError, state: str) -> GoexfsError:
+    """What an OSError of the commit's own means to a user."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Limit(f"no room for the commit ({reason}); {state}", hint="free some space")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return Denied(f"the commit was refused by the file system ({reason}); {state}")
+    return CommitFailed(f"the commit failed ({reason}); {state}")
