@@ -127,13 +127,13 @@ class ConflictInfo(Reply):
     reason: Literal["changed", "replaced", "deleted", "created", "parent", "retyped", "blocked"]
     detail: str
     """One sentence: what happened in the base, and what the session wants."""
-
     theirs: str = ""
     """Of a commit: its first half, what happened in the base."""
     mine: str = ""
     """Of a commit: its second half, what the session did."""
     choices: list[Literal["mine", "theirs", "merge"]] = Field(default_factory=list)
     """How it can be resolved."""
+
 
 class Loss(Reply):
     """Something of an entry that the owner may not set in the base (an owner, a capability)."""
@@ -458,6 +458,13 @@ class Fork(Model):
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
+class Resolve(Model):
+    """What becomes of the conflicts at and below a path; the longest path counts."""
+
+    path: str
+    way: Literal["mine", "theirs", "merge"]
+
+
 class Commit(Model):
     session: str | None = None
     cwd: str | None = None
@@ -470,6 +477,9 @@ class Commit(Model):
     """Commit exactly this reviewed checkpoint; refused if the live layer has moved on."""
     dry_run: bool = False
     """Only say what would be done; nothing is staged or kept."""
+    on_conflict: Literal["abort", "mine", "theirs", "merge"] = "abort"
+    """What becomes of conflicts of which ``resolve`` says nothing."""
+    resolve: list[Resolve] = Field(default_factory=list)
 
 
 class Operation(Reply):
@@ -497,12 +507,24 @@ class Operation(Reply):
     """For save and stage: what it takes on disk at most."""
 
 
+class Resolution(Reply):
+    """How a conflict was resolved."""
+
+    root: str
+    path: str
+    way: Literal["mine", "theirs", "merge"]
+    detail: str
+    """One sentence: what that came to."""
+
+
 class CommitResult(Reply):
     commit: str | None
     """None when there was nothing to commit, or when there were conflicts."""
     session: str
     applied: Summary
     conflicts: list[ConflictInfo] = Field(default_factory=list)
+    """Those that are not resolved; where there are any, nothing was touched."""
+    resolved: list[Resolution] = Field(default_factory=list)
     remaining: Summary
     """What is left in the session (after a partial commit)."""
     closed: bool
@@ -520,13 +542,6 @@ class CommitResult(Reply):
 
 class Undo(Model):
     """Take a commit back by a new one; only its owner and root may."""
-class Resolve(Model):
-    """What becomes of the conflicts at and below a path; the longest path counts."""
-
-    path: str
-    way: Literal["mine", "theirs", "merge"]
-
-
 
     commit: str | None = None
     """None: the newest of the caller's that can be undone, one in cwd's root before others."""
@@ -539,9 +554,6 @@ class UndoResult(Reply):
     """The new commit, which can be undone in turn; None when there were conflicts."""
     undone: str
     """The commit that was meant."""
-    on_conflict: Literal["abort", "mine", "theirs", "merge"] = "abort"
-    """What becomes of conflicts of which ``resolve`` says nothing."""
-    resolve: list[Resolve] = Field(default_factory=list)
     session: str
     applied: Summary
     conflicts: list[ConflictInfo] = Field(default_factory=list)
@@ -569,24 +581,12 @@ class Check(Reply):
     ok: bool
     detail: str
     fix: str | None = None
-class Resolution(Reply):
-    """How a conflict was resolved."""
-
-    root: str
-    path: str
-    way: Literal["mine", "theirs", "merge"]
-    detail: str
-    """One sentence: what that came to."""
-
-
     """The command that mends it."""
     required: bool = True
 
 
 class DoctorResult(Reply):
     ok: bool
-    """Those that are not resolved; where there are any, nothing was touched."""
-    resolved: list[Resolution] = Field(default_factory=list)
     checks: list[Check]
 
 

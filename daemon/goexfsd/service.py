@@ -408,8 +408,6 @@ class Service:
                 await _progress(call, message)
 
         select = words.selection(session, request.paths, request.exclude, request.cwd)
-        if request.dry_run:
-            return await decide.preview(
         rules = decide.Rules(
             request.on_conflict,
             [
@@ -417,6 +415,8 @@ class Service:
                 for each in request.resolve
             ],
         )
+        if request.dry_run:
+            return await decide.preview(
                 session,
                 self.locks,
                 select=select,
@@ -430,9 +430,9 @@ class Service:
             message=request.message,
             select=select,
             reviewed=request.checkpoint,
+            rules=rules,
             listen=listen,
         )
-            rules=rules,
         with trio.CancelScope(shield=True):
             if result.closed:
                 await self._end(session)
