@@ -72,6 +72,15 @@ class RootRow:
     name: str
     path: str
     ino: int
+    lower: str = ""
+    """``<generation>/<place>`` of the snapshot that the session sees it in; "": it sees the real
+    directory."""
+    inner: str = ""
+    """Where it is below the snapshot's top."""
+
+    def plain(self) -> list[str | int]:
+        """As it is written."""
+        return [self.name, self.path, self.ino, self.lower, self.inner]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +214,7 @@ class Catalog:
                     row.home,
                     row.user,
                     row.slot,
-                    json.dumps([[root.name, root.path, root.ino] for root in row.roots]),
+                    json.dumps([root.plain() for root in row.roots]),
                     row.at,
                     row.at_ino,
                     row.state,
@@ -228,7 +237,7 @@ class Catalog:
                 (
                     new.state,
                     new.checkpoint,
-                    json.dumps([[root.name, root.path, root.ino] for root in new.roots]),
+                    json.dumps([root.plain() for root in new.roots]),
                     new.at_ino,
                     new.ended,
                     new.why,

@@ -106,6 +106,8 @@ class UndoConfig(_Part):
 class ViewConfig(_Part):
     """Mount options of the view.  ``suid``/``dev`` and no squashing are for conformance runs."""
 
+    stable: Literal["auto", "off"] = "auto"
+    """Whether sessions see a snapshot of their roots where the store shares their btrfs."""
     suid: bool = False
     dev: bool = False
     squash_root: bool = True

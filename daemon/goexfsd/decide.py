@@ -386,25 +386,28 @@ async def _rebase(session: Session, row: CommitRow) -> dict[str, Any]:
     """
     store = session.house.store
     await session.settle("written during a commit")
+    roots = None if session.generation is None else await session.freeze()
     path = await trio.to_thread.run_sync(store.restore, session.id, session.row.checkpoint)
-    final = await roll(session, row, path)
-    await session.swap(path)
+    final = await roll(session, row, path, roots)
+    await session.swap(path, roots)
     await session.checkpoint(step=None, label=f"after {row.id}")
     return final
 
 
-async def roll(session: Session, row: CommitRow, live: Path | None) -> dict[str, Any]:
+async def roll(
+    session: Session, row: CommitRow, live: Path | None, roots: tuple[RootRow, ...] | None = None
+) -> dict[str, Any]:
     """Finish (state ``intent``) or take back (state ``staging``) a commit that was cut off.
 
-    A partial commit is also taken out of the layer ``live``.  Idempotent; returns the worker's
-    last message.  Raises the worker's error if it cannot: the commit then stays as it is for the
-    next try.
+    A partial commit is also taken out of the layer ``live``, which lies over ``roots`` from then
+    on (None: over those that it has).  Idempotent; returns the worker's last message.  Raises
+    the worker's error if it cannot: the commit then stays as it is for the next try.
     """
     layers = {"before": session.house.store.commit_path(row.id)}
     if live is not None:
         layers["live"] = live
     options = {"commit": row.id, "state": row.state}
-    async with session.job(commit_jobs.recover, layers, options) as channel:
+    async with session.job(commit_jobs.recover, layers, options, roots) as channel:
         return await _until_applied(channel, _deaf)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,8 +62,8 @@ class Hold:
     _waiting: dict[int, tuple[trio.Event, list[dict[str, Any]]]] = field(default_factory=dict)
     _count: int = 0
 
-    async def call(self, cmd: str, *, fd: int | None = None, **options: Any) -> dict[str, Any]:
-        """Send a command (and a descriptor) to the worker and wait for its answer."""
+    async def call(self, cmd: str, *, fds: Sequence[int] = (), **options: Any) -> dict[str, Any]:
+        """Send a command (and descriptors) to the worker and wait for its answer."""
         if self.ended.is_set():
             raise ViewFailed("the view's worker has ended")
         self._count += 1
@@ -73,7 +73,7 @@ class Hold:
         self._waiting[number] = (answered, answer)
         try:
             self.channel.send({"cmd": cmd, "id": number, **options})
-            if fd is not None:
+            for fd in fds:
                 self.channel.send_fd(fd)
             with trio.move_on_after(COMMAND_SECONDS):
                 await answered.wait()

@@ -20,7 +20,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 import trio
@@ -119,7 +119,7 @@ async def _settle_commit(house: House, commit: CommitRow) -> Settled:
     try:
         # An undo takes nothing out of a layer; its session may long be over.
         live = None if commit.undoes is not None else house.store.layer(row.id)
-        final = await decide.roll(session, commit, live)
+        final = await _roll(session, commit, live)
     except GoexfsError as error:
         log.error("a commit is pending", commit=commit.id, error=error.message)
         return Settled(commit.id, commit.roots, "pending", error.message)
@@ -138,11 +138,27 @@ async def _settle_commit(house: House, commit: CommitRow) -> Settled:
     return Settled(commit.id, commit.roots, "forward")
 
 
+async def _roll(session: Session, commit: CommitRow, live: Path | None) -> dict[str, Any]:
+    """``decide.roll``; a session that shows snapshots of its base goes over to new ones, which
+    have the whole commit in them."""
+    if live is None or not commit.partial or session.generation is None:
+        return await decide.roll(session, commit, live)
+    final = await decide.roll(session, commit, None)
+    if final["outcome"] == "forward":
+        roots = await session.freeze()
+        final = await decide.roll(session, commit, live, roots)
+        await session.show(roots)
+    return final
+
+
 async def collect(house: House) -> None:
     """Delete what the store holds and the catalog does not name."""
-    live = {row.id for row in house.catalog.sessions(LIVE)}
+    rows = house.catalog.sessions(LIVE)
+    live = {row.id for row in rows}
     known = {row.id for row in house.catalog.commits() if row.dropped is None}
     await trio.to_thread.run_sync(_collect, house.store, live, known)
+    for row in rows:
+        await trio.to_thread.run_sync(Session(house, row).drop_lowers)
 
 
 def _collect(store: Store, live: set[str], known: set[str]) -> None:

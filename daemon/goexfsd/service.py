@@ -116,7 +116,7 @@ class Service:
         name = _new_name(request.name, parent.row.name, mine)
         slots = {session.row.slot for session in self.sessions.values()}
         row = forks.new_row(parent.row, at, name, slots)
-        make = partial(self.house.store.fork, parent.id, at, row.id)
+        make = partial(self.house.store.fork, parent.id, at, row.id, parent.generation)
         session = await self._open(row, make, forks.first_checkpoint(parent.row, at))
         return session.info()
 
@@ -144,6 +144,8 @@ class Service:
             await trio.to_thread.run_sync(make_layer)
             if first is not None:
                 session.row = self.house.catalog.add_checkpoint(row, first)
+            else:
+                await session.show(await session.freeze())
             await self.nursery.start(session.serve)
         except BaseException as error:
             with trio.CancelScope(shield=True):

@@ -18,8 +18,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +29,8 @@ import trio
 from goexfs.errors import GoexfsError, InvalidState, NotFound, Usage, ViewFailed
 from goexfs.names import display, to_wire
 from goexfs.protocol import CheckpointInfo, RootInfo, SessionInfo, Summary
-from goexfsd import lifecycle
-from goexfsd.catalog import Catalog, SessionRow
+from goexfsd import lifecycle, stable
+from goexfsd.catalog import Catalog, RootRow, SessionRow
 from goexfsd.channel import Channel, open_channel
 from goexfsd.config import Config
 from goexfsd.hold import Hold, Place, open_hold
@@ -85,6 +85,8 @@ class Session:
     _closed: trio.Event = field(default_factory=trio.Event)
     _seen: int = 0
     """The view's count of mutations at the last checkpoint."""
+    _swaps: int = 0
+    """How often the layer was exchanged."""
     _unknown: bool = True
     """Nothing is known of the layer since the last checkpoint (a new worker)."""
 
@@ -146,8 +148,11 @@ class Session:
         started = False
         try:
             while not self._closing.is_set():
+                swaps = self._swaps
                 try:
                     async with open_hold(self.house.workers, self._view_spec(), self.place) as hold:
+                        if swaps != self._swaps:
+                            continue  # the layer was exchanged while it came up
                         self.hold = hold
                         self._unknown = True
                         if not started:
@@ -198,10 +203,47 @@ class Session:
     def owner(self) -> Owner:
         return Owner(self.row.uid, self.row.gid, self.row.groups)
 
-    def roots(self) -> tuple[Root, ...]:
+    def roots(self, rows: tuple[RootRow, ...] | None = None) -> tuple[Root, ...]:
+        """The session's roots, or ``rows``, as workers are told them."""
         return tuple(
-            Root(index, root.name, root.path, root.ino) for index, root in enumerate(self.row.roots)
+            Root(index, row.name, row.path, row.ino, self._lower(row), row.inner)
+            for index, row in enumerate(self.row.roots if rows is None else rows)
         )
+
+    def _lower(self, row: RootRow) -> str | None:
+        """The snapshot that a root is shown in; a session that has ended shows nothing."""
+        if not row.lower or self.row.state not in lifecycle.LIVE:
+            return None
+        return str(self.house.store.lower(self.id, row.lower))
+
+    async def freeze(self) -> tuple[RootRow, ...]:
+        """The roots with snapshots taken now, where they can have them; see ``stable``.
+
+        Nothing shows them yet: ``swap`` makes the session go over to them.
+        """
+        rows = tuple(replace(root, lower="", inner="") for root in self.row.roots)
+        if self.house.config.view.stable == "off":
+            return rows
+        spec = self.house.worker_spec(self.owner(), self.roots(rows), {}, {})
+        found = await stable.freeze(self.house.store, self.house.workers, spec, self.id)
+        return tuple(
+            row if lower is None else replace(row, lower=lower.name, inner=lower.inner)
+            for row, lower in zip(rows, found, strict=True)
+        )
+
+    @property
+    def generation(self) -> str | None:
+        """Which snapshots of the base the session shows; None: all its roots are live."""
+        return next((r.lower.partition("/")[0] for r in self.row.roots if r.lower), None)
+
+    async def show(self, roots: tuple[RootRow, ...]) -> None:
+        """From now on these are the roots; snapshots that none of them names go."""
+        self.row = self.house.catalog.set_session(self.row, roots=roots)
+        await trio.to_thread.run_sync(self.drop_lowers)
+
+    def drop_lowers(self) -> None:
+        """Throw away the snapshots of the base that the catalog does not name."""
+        self.house.store.drop_lowers(self.id, self.generation)
 
     # -- exclusion ---------------------------------------------------------------------------
 
@@ -279,25 +321,44 @@ class Session:
             self._unknown = False
         return saved
 
-    async def swap(self, path: Path) -> None:
-        """Make ``path`` (a writable layer that the store restored) the live layer."""
-        if self.hold is not None:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                await self.view().call("rewind", fd=fd)
-            finally:
-                os.close(fd)
+    async def swap(self, path: Path, roots: tuple[RootRow, ...] | None = None) -> None:
+        """Make ``path`` (a writable layer that the store restored) the live layer, over
+        ``roots`` from then on, if given."""
+        told = self.hold
+        if told is not None:
+            await self._go_over(path, roots)
         await trio.to_thread.run_sync(self.house.store.adopt, self.id, path)
         self._unknown = True
+        self._swaps += 1
+        if self.hold is not None and self.hold is not told:
+            self.hold.channel.kill()  # it came up meanwhile, with what was: another will
+        if roots is not None:
+            await self.show(roots)
+
+    async def _go_over(self, path: Path, roots: tuple[RootRow, ...] | None) -> None:
+        """Let the view show another layer, and other roots beneath it."""
+        shown = None if roots is None else [r.inner if r.lower else None for r in roots]
+        store = self.house.store
+        paths = [path, *(store.lower(self.id, r.lower) for r in roots or () if r.lower)]
+        with ExitStack() as stack:
+            fds = []
+            for each in paths:
+                fds.append(os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                stack.callback(os.close, fds[-1])
+            await self.view().call("rewind", fds=fds, lowers=shown)
 
     # -- the change list ---------------------------------------------------------------------
 
     @asynccontextmanager
     async def job(
-        self, entry: Callable[[Worker], None], layers: dict[str, Path], options: dict[str, Any]
+        self,
+        entry: Callable[[Worker], None],
+        layers: dict[str, Path],
+        options: dict[str, Any],
+        roots: tuple[RootRow, ...] | None = None,
     ) -> AsyncIterator[Channel]:
-        """A worker of the owner's over this session's roots and the given layers."""
-        spec = self.house.worker_spec(self.owner(), self.roots(), layers, options)
+        """A worker of the owner's over this session's roots (or these) and the given layers."""
+        spec = self.house.worker_spec(self.owner(), self.roots(roots), layers, options)
         async with open_channel(self.house.workers, entry, spec) as channel:
             yield channel
 

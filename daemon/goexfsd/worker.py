@@ -41,6 +41,7 @@ from goexfsd import kernel
 PRELOAD = [
     "encodings.idna",
     "goexfsd.probe",
+    "goexfsd.stable",
     "goexfsd.rulebook",
     "goexfsd.measure",
     "goexfsd.view.worker",

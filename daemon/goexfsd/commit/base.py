@@ -63,6 +63,11 @@ class Base:
                 return None
             raise
 
+    def is_directory(self, root: int, path: bytes) -> bool:
+        """Whether there is a directory."""
+        st = self.look(root, path)
+        return st is not None and stat.S_ISDIR(st.st_mode)
+
     def extra(self, root: int, path: bytes) -> tuple[int, int]:
         """``kernel.statx_extra`` of an entry."""
         return kernel.statx_extra(*self.at(root, path))

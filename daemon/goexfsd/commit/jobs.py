@@ -33,6 +33,7 @@ from goexfsd.commit import (
     preflight,
     revert,
     stage,
+    steady,
 )
 from goexfsd.commit.base import Base
 from goexfsd.commit.build import build
@@ -209,10 +210,17 @@ class _Commit(_Preparation):
         if self._source is not None:
             self._source.close()
 
+    def _changes(self) -> list[Change]:
+        """The change list to be carried out on the roots as they are."""
+        worker = self._worker
+        now = compute(self._source_fd, self._roots, worker.root_fds, progress=self._progress)
+        if worker.lower_fds == worker.root_fds:
+            return now
+        then = compute(self._source_fd, self._roots, worker.lower_fds, progress=self._progress)
+        return steady.own(now, then, self._base.is_directory)
+
     def prepare(self) -> Plan | None:
-        changes = compute(
-            self._source_fd, self._roots, self._worker.root_fds, progress=self._progress
-        )
+        changes = self._changes()
         self._places = Places(changes)
         self._chosen = choose(changes, self._worker.spec.options["select"], self._places)
         rules = Rules.of(self._worker.spec.options)

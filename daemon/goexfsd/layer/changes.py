@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -146,11 +146,15 @@ def differences(views: Sequence[Views], *, progress: Progress | None = None) -> 
     found: list[Difference] = []
     for pair in views:
         found += _Comparison(pair, progress).run()
-    return sorted(found, key=_order)
+    return sorted(found, key=lambda difference: _order(difference.change))
 
 
-def _order(difference: Difference) -> tuple[bool, int, bytes]:
-    change = difference.change
+def in_order(changes: Iterable[Change]) -> list[Change]:
+    """Deletions first, then by root and path."""
+    return sorted(changes, key=_order)
+
+
+def _order(change: Change) -> tuple[bool, int, bytes]:
     # "/" before any other byte: what is in a directory follows it at once.
     return change.kind != "deleted", change.root, change.path.replace(b"/", b"\0")
 

@@ -10,6 +10,7 @@ Below the store's path::
     sessions/<sid>/layer        the live layer (subvolume)
     sessions/<sid>/layer.<k>    being made or being thrown away: never named by anything
     sessions/<sid>/ckpt/<n>     read-only snapshots of the layer
+    sessions/<sid>/lower.<n>/   read-only snapshots of the user's subvolumes (``lowers``)
     sessions/<sid>/steps/       kept output of the steps
     commits/<cid>               before-images and plan of a commit (subvolume)
     trash/                      renamed here in one step, deleted at leisure

@@ -22,7 +22,7 @@ from pathlib import Path
 from goexfs.errors import InvalidState, Limit, NotFound
 from goexfsd import kernel
 from goexfsd.layer import format as names
-from goexfsd.store import garbage, image, subvolumes, usage
+from goexfsd.store import garbage, image, lowers, subvolumes, usage
 from goexfsd.store.faults import FULL, told_as
 from goexfsd.store.settings import MIB
 from goexfsd.store.usage import Usage
@@ -88,8 +88,9 @@ class Store:
             self._make(make, session)
         return session / _LAYER
 
-    def fork(self, source: str, number: int, sid: str) -> Path:
-        """A new session whose layer, and checkpoint 0, are checkpoint ``number`` of another.
+    def fork(self, source: str, number: int, sid: str, generation: str | None = None) -> Path:
+        """A new session whose layer, and checkpoint 0, are checkpoint ``number`` of another, and
+        which has its snapshots of the base too.
 
         Constant in what the layer holds.  Nothing of the source is needed afterwards.
         """
@@ -101,6 +102,8 @@ class Store:
             _make_rooms(session)
             subvolumes.snapshot(origin, session / _CHECKPOINTS / "0", read_only=True)
             subvolumes.snapshot(origin, aside, read_only=False)
+            if generation is not None:
+                lowers.share(self._session(source), session, generation)
             aside.rename(session / _LAYER)
             subvolumes.sync(self.path)
 
@@ -185,6 +188,30 @@ class Store:
     def steps_dir(self, sid: str) -> Path:
         """Where the output of a session's steps is kept."""
         return self._existing(self._session(sid) / _STEPS, f"session {sid}")
+
+    # -- lowers ---------------------------------------------------------------------------
+
+    def can_hold(self, top: int, inner: str) -> bool:
+        """Whether the store can hold a snapshot of the subvolume ``top`` (a descriptor) that
+        shows all that is below ``inner`` in it."""
+        return self.image is None and lowers.can_hold(self.path, top, inner)
+
+    def take_lowers(self, sid: str, tops: Sequence[int]) -> str:
+        """Read-only snapshots of subvolumes for a session to show; the generation's number.
+
+        OSError where the file system will not have it.
+        """
+        return lowers.take(self._session(sid), tops)
+
+    def lower(self, sid: str, name: str) -> Path:
+        """The snapshot ``<generation>/<place>`` of a session."""
+        return self._existing(lowers.path_of(self._session(sid), name), f"the base of {sid}")
+
+    def drop_lowers(self, sid: str, keep: str | None) -> None:
+        """Throw away all generations of a session but ``keep``."""
+        for path in lowers.generations(self._session(sid)):
+            if path.suffix[1:] != keep:
+                self._discard(path, "dropping a snapshot of the base")
 
     # -- commits --------------------------------------------------------------------------
 
