@@ -18,7 +18,7 @@ from pathlib import Path
 from goexfs.errors import Unsupported, ViewFailed
 from goexfsd import kernel
 from goexfsd.layer.format import UPPER
-from goexfsd.worker import WorkerSpec, open_root
+from goexfsd.worker import WorkerSpec, open_lower, open_root, open_top
 
 SCRATCH = b"kernel"
 """The layer's directory that overlayfs works in, one below it for each root."""
@@ -38,8 +38,9 @@ def mount(spec: WorkerSpec) -> None:
     layer = os.open(spec.layers["live"], _DIR)
     try:
         for root in spec.roots:
+            top_fd = open_top(root)
             with kernel.eyes_of(owner.uid, owner.gid, owner.groups):
-                lower = open_root(root)
+                lower = open_root(root) if top_fd is None else open_lower(root, top_fd)
             try:
                 target = top if len(spec.roots) == 1 else f"{top}/{root.name}"
                 Path(target).mkdir(exist_ok=True)

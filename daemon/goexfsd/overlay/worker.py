@@ -28,9 +28,9 @@ def entry(worker: Worker) -> None:
     layer = Layer(
         worker.layer_fds["live"],
         [os.fsencode(root.name) for root in spec.roots],
-        [os.fstat(fd).st_dev for fd in worker.root_fds],
+        [os.fstat(fd).st_dev for fd in worker.lower_fds],
     )
-    adopter = Adopter(layer, spec.roots, worker.root_fds, int(spec.options["opened_ns"]))
+    adopter = Adopter(layer, spec.roots, worker.lower_fds, int(spec.options["opened_ns"]))
     worker.send({"event": "ready"})
     while True:
         try:
