@@ -1,4 +1,4 @@
-"""The daemon's hold on one session's view: its mount directories, its worker, its end.
+"""The daemon's hold on one session's view, of either kind: its directories, its worker, its end.
 
 ``open_hold`` yields a view that serves.  When the block ends, for whatever reason, nothing is
 left: the bind at ``--at`` and the FUSE mount are gone (lazily, so that a shell standing inside
@@ -26,6 +26,7 @@ from goexfs.errors import GoexfsError, ViewFailed, from_wire
 from goexfs.names import display
 from goexfsd import kernel
 from goexfsd.channel import Channel, open_channel
+from goexfsd.overlay import worker as overlay_worker
 from goexfsd.view import worker as view_worker
 from goexfsd.worker import Workers, WorkerSpec
 
@@ -46,10 +47,21 @@ class Place:
     at: str | None = None
     at_ino: int = 0
     at_uid: int = 0
+    kernel: bool = False
+    """The view is the kernel's overlayfs, not FUSE."""
+    names: tuple[str, ...] = ()
+    """Of the roots, where there are several."""
 
     @property
     def mountpoint(self) -> Path:
         return self.directory / "mnt"
+
+    @property
+    def written(self) -> list[Path]:
+        """The top of each file system that holds what was written."""
+        if self.kernel and self.names:
+            return [self.mountpoint / name for name in self.names]
+        return [self.mountpoint]
 
 
 @dataclass(slots=True)
@@ -92,9 +104,8 @@ class Hold:
         """
         try:
             with trio.fail_after(COMMAND_SECONDS):
-                await trio.to_thread.run_sync(
-                    _syncfs, str(self.place.mountpoint), abandon_on_cancel=True
-                )
+                for top in self.place.written:
+                    await trio.to_thread.run_sync(_syncfs, str(top), abandon_on_cancel=True)
         except trio.TooSlowError as error:
             raise ViewFailed("the view does not answer") from error
         except OSError as error:
@@ -137,9 +148,10 @@ async def open_hold(workers: Workers, spec: WorkerSpec, place: Place) -> AsyncIt
     Raises NotFound or Denied for a root that cannot be opened, ViewFailed for the rest.
     """
     make_place(place)
+    served_by = overlay_worker if place.kernel else view_worker
     try:
         async with open_channel(
-            workers, view_worker.entry, spec, prepare=view_worker.prepare
+            workers, served_by.entry, spec, prepare=served_by.prepare
         ) as channel:
             await _ready(channel, place)
             if place.at is not None:
@@ -157,7 +169,8 @@ async def open_hold(workers: Workers, spec: WorkerSpec, place: Place) -> AsyncIt
 async def _ready(channel: Channel, place: Place) -> None:
     with trio.move_on_after(START_SECONDS):
         await channel.expect("ready")
-        await trio.to_thread.run_sync(_read_ahead, place, abandon_on_cancel=True)
+        if not place.kernel:
+            await trio.to_thread.run_sync(_read_ahead, place, abandon_on_cancel=True)
         return
     raise ViewFailed("the view did not come up in time")
 
@@ -213,12 +226,15 @@ def unmount_all(path: str) -> None:
 
 
 def view_mounts() -> list[str]:
-    """Mount points of all goexfs views (file system type ``fuse.goexfs`` or source ``goexfs``)."""
+    """Mount points of all goexfs views: what has the source ``goexfs``, or is a FUSE mount of
+    ours below another source."""
     found = []
     with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
             fields, _, rest = line.rstrip(b"\n").partition(b" - ")
-            if rest.split(b" ")[0].startswith(b"fuse") and b"goexfs" in rest.split(b" ")[:2][-1]:
+            kind, source = rest.split(b" ")[:2]
+            fuse = kind.startswith(b"fuse") and b"goexfs" in source
+            if fuse or (kind in (b"overlay", b"tmpfs") and source == b"goexfs"):
                 raw = fields.split(b" ")[4]
                 found.append(os.fsdecode(raw.decode("unicode_escape").encode("latin-1")))
     return found
@@ -246,7 +262,9 @@ def bind_at(place: Place) -> None:
         st = os.fstat(fd)
         if (st.st_ino, st.st_uid) != (place.at_ino, place.at_uid):
             raise ViewFailed(f"the mountpoint {display(place.at)} is not what it was")
-        kernel.mount(str(place.mountpoint), f"/proc/self/fd/{fd}", None, kernel.MS_BIND, None)
+        kernel.mount(
+            str(place.mountpoint), f"/proc/self/fd/{fd}", None, kernel.MS_BIND | kernel.MS_REC, None
+        )
     except OSError as error:
         raise ViewFailed(
             f"the view cannot be shown at {display(place.at)}: {error.strerror}"

@@ -37,6 +37,8 @@ def mount(spec: WorkerSpec) -> None:
     top = str(spec.options["mountpoint"])
     layer = os.open(spec.layers["live"], _DIR)
     try:
+        if len(spec.roots) > 1:
+            kernel.mount("goexfs", top, "tmpfs", _flags(spec), "mode=0755,size=64k")
         for root in spec.roots:
             top_fd = open_top(root)
             with kernel.eyes_of(owner.uid, owner.gid, owner.groups):
@@ -63,12 +65,9 @@ def _mount_one(
     try:
         if fresh:
             _dress_top(lower, upper)
-        options = spec.options
-        flags = 0 if options.get("suid") else kernel.MS_NOSUID
-        flags |= 0 if options.get("dev") else kernel.MS_NODEV
         paths = (f"/proc/self/fd/{fd}" for fd in (lower, upper, work))
         data = "lowerdir={},upperdir={},workdir={},userxattr".format(*paths)
-        kernel.mount("goexfs", target, "overlay", flags, data)
+        kernel.mount("goexfs", target, "overlay", _flags(spec), data)
     except OSError as error:
         if error.errno == 19:  # ENODEV
             raise Unsupported(
@@ -80,6 +79,11 @@ def _mount_one(
         ) from error
     finally:
         os.close(work)
+
+
+def _flags(spec: WorkerSpec) -> int:
+    flags = 0 if spec.options.get("suid") else kernel.MS_NOSUID
+    return flags | (0 if spec.options.get("dev") else kernel.MS_NODEV)
 
 
 def _scratch(layer: int, index: int) -> tuple[int, bool]:
