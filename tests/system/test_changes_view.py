@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +57,22 @@ class Live(Session):
         self._both(lambda top: os.mkfifo(top + b"/" + path))
 
     def unlink(self, path: bytes) -> None:
-        self._both(lambda top: os.unlink(top + b"/" + path))
+        """Every second name is that of an open file, which is written to afterwards."""
+
+        def change(top: bytes) -> None:
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+            regular = stat.S_ISREG(os.lstat(top + b"/" + path).st_mode)
+            if not regular or len(path) % 2:
+                os.unlink(top + b"/" + path)
+                return
+            fd = os.open(top + b"/" + path, flags)
+            try:
+                os.unlink(top + b"/" + path)
+                os.pwrite(fd, b"later", 2)
+            finally:
+                os.close(fd)
+
+        self._both(change)
 
     def rmdir(self, path: bytes) -> None:
         self._both(lambda top: os.rmdir(top + b"/" + path))

@@ -2,7 +2,8 @@
 
 A copy is built in the layer's work directory, its COPY record appended, and then it is renamed
 into place; the directory's own times stay.  Open handles go on with the copy.  A node that has
-no name any more becomes a nameless file of the layer.
+no name any more becomes a nameless entry of the layer, or goes to the index if the base has
+further names of it.
 
 ``BigCopy`` comes out, with nothing changed yet, where a large file must be copied first; the
 caller makes the copy beside (``handling.py``) and calls again.
@@ -148,7 +149,9 @@ class Copier:
         """
         if node.upper:
             return
-        if node.kind == DIRECTORY:
+        if node.gone and node.kind != stat.S_IFREG:
+            self._copy_gone(node)
+        elif node.kind == DIRECTORY:
             self.make_upper(node)
         elif node.kind == stat.S_IFREG:
             self._copy_file(node, length, at)
@@ -171,8 +174,6 @@ class Copier:
 
     def _copy_special(self, node: Node) -> None:
         tree, layer = self.tree, self.layer
-        if node.gone:
-            raise fail(errno.ENOENT)
         parent = tree.parent_of(node)
         name, at = tree.lower_place(node)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
@@ -185,6 +186,24 @@ class Copier:
         except BaseException:
             layer.discard(tmp)
             raise
+        if layer.quota is not None:
+            layer.quota.spend(0, 1)
+
+    def _copy_gone(self, node: Node) -> None:
+        """Give an open entry that was removed a nameless copy, to take its new attributes."""
+        layer = self.layer
+        if node.fd < 0 or node.kind == stat.S_IFLNK:
+            raise fail(errno.ENOENT)
+        st = os.fstat(node.fd)
+        tmp = copyup.build(layer, b"", node.fd, st)
+        try:
+            copyup.dress(layer, node.root, fd_path(node.fd), layer.work_fd, tmp, st)
+            fd = os.open(tmp, PIN, dir_fd=layer.work_fd)
+        finally:
+            layer.discard(tmp)
+        self._become_nameless(node, fd)
+        os.close(node.fd)
+        node.fd = fd
         if layer.quota is not None:
             layer.quota.spend(0, 1)
 
@@ -206,11 +225,11 @@ class Copier:
                 self.layer.keep_original(node.root, st, src)
             try:
                 copyup.dress(self.layer, node.root, source, self.layer.work_fd, tmp, st)
-                if where is None:
+                if where is not None:
+                    self._install(node, tmp, st, where)
+                elif not self._install_for_others(node, tmp, st):
                     os.unlink(tmp, dir_fd=self.layer.work_fd)
                     self._become_nameless(node, dst)
-                else:
-                    self._install(node, tmp, st, where)
             except BaseException:
                 os.close(dst)
                 self.layer.discard(tmp)
@@ -348,24 +367,46 @@ class Copier:
         ino = os.stat(tmp, dir_fd=layer.work_fd, follow_symlinks=False).st_ino
         path = self.tree.lower_path(parent, name)
         layer.record(Kind.COPY, node.root, ino, path, layer.identity(node.root, st))
-        several = st.st_nlink > 1 and node.key is not None
-        if several and node.key is not None:
-            index = layer.index_name(node.key)
-            layer.discard_at(layer.index_fd, index)
-            os.link(
-                tmp,
-                index,
-                src_dir_fd=layer.work_fd,
-                dst_dir_fd=layer.index_fd,
-                follow_symlinks=False,
-            )
+        if st.st_nlink > 1 and node.key is not None:
+            self._index(node, tmp)
         self._put(parent, tmp, name)
         node.lower = False
-        if several:
-            node.indexed = True
-        else:
+        if not node.indexed:
             table.leave_lower(node)
         table.place_upper(node, ino)
+
+    def _index(self, node: Node, tmp: bytes) -> None:
+        """Give a finished copy its name in the index, where all the base's names find it."""
+        layer = self.layer
+        assert node.key is not None
+        index = layer.index_name(node.key)
+        layer.discard_at(layer.index_fd, index)
+        os.link(
+            tmp,
+            index,
+            src_dir_fd=layer.work_fd,
+            dst_dir_fd=layer.index_fd,
+            follow_symlinks=False,
+        )
+        node.indexed = True
+
+    def _install_for_others(self, node: Node, tmp: bytes, st: os.stat_result) -> bool:
+        """An open base file lost the name that it was known by, but the base has others: put
+        its copy where they find it.  False if there are none."""
+        layer, key = self.layer, node.key
+        covered = layer.ledger.covered.get(key) if key is not None else None
+        if key is None or not node.gone or not covered:
+            return False
+        if layer.ledger.visible_base_names(key) <= 0:
+            return False
+        ino = os.stat(tmp, dir_fd=layer.work_fd, follow_symlinks=False).st_ino
+        path = min(covered)
+        layer.record(Kind.COPY, node.root, ino, path, layer.identity(node.root, st))
+        self._index(node, tmp)
+        os.unlink(tmp, dir_fd=layer.work_fd)
+        node.lower = False
+        self.table.place_upper(node, ino)
+        return True
 
     def _become_nameless(self, node: Node, dst: int) -> None:
         self.table.leave_lower(node)
