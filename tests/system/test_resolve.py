@@ -11,6 +11,7 @@ import pytest
 
 from committing import Bench, Ran, litter
 from goexfsd import kernel
+from goexfsd.commit import stage
 from goexfsd.layer.changes import compute
 from goexfsd.worker import Root
 from layering import Root as LayerRoot
@@ -456,3 +457,32 @@ def test_nothing_left_to_commit(make: Make) -> None:
     ran = case.commit("theirs")
     assert ran.last["event"] == "nothing", ran.messages
     assert ways(ran) == {"a": "theirs"}
+
+
+def test_decided_and_changed_again_is_a_conflict_again(
+    both: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last look, right before the intent, holds the base to what was decided upon."""
+    flush = stage.sync
+
+    def slow(*arguments: Any) -> None:
+        flush(*arguments)
+        (both.base / "c").write_text("the user's, once more\n")
+        (both.base / "a").unlink()
+
+    monkeypatch.setattr(stage, "sync", slow)
+    ran = both.commit("mine", {"a": "merge"})
+    assert ran.last["event"] == "conflicts", ran.messages
+    assert places(ran.last["conflicts"]) == {"a": "changed", "c": "changed"}
+    assert all("once more" in each["detail"] for each in ran.last["conflicts"])
+    assert both.read("c") == "the user's, once more\n"
+    assert not (both.base / "a").exists()
+    assert litter(str(both.base)) == []
+
+
+def test_a_name_that_the_user_gave_a_file_stays_with_it(make: Make) -> None:
+    case = make(project)
+    session_edit(case, "a", "line 2\n", "session\n")
+    os.link(case.base / "a", case.base / "twin")
+    assert case.applied("mine") == {"a": "mine"}
+    assert case.read("twin") == case.read("a") == TEXT.replace("line 2\n", "session\n")
