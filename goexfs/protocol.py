@@ -19,6 +19,7 @@ PROTOCOL_VERSION = 1
 MAX_LINE = 4 * 1024 * 1024
 MAX_INPUT_AHEAD = 8 * 1024 * 1024
 POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+SECRET_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 Encoding = Literal["utf-8", "base64"]
 Kind = Literal["deleted", "created", "modified", "renamed", "retyped", "metadata"]
@@ -251,12 +252,29 @@ class Script(Model):
     """The file's name: its suffix chooses the interpreter where there is no shebang."""
 
 
+class Credential(Model):
+    """A secret of the owner's that requests to one host carry, and no script sees."""
+
+    secret: str = Field(pattern=SECRET_NAME)
+    """Its name in ``goexfs secret list``."""
+    host: str = Field(min_length=1, max_length=300)
+    """``HOST[:PORT]``, of https, no ``*``; with ``http://`` before it, of plain HTTP."""
+    header: str = Field(default="Authorization", pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")
+    format: str = Field(default="", pattern=r"^$|^[ -z|~]*\{\}[ -z|~]*$", max_length=200)
+    """The whole header, ``{}`` for the secret; empty: only the placeholder is replaced."""
+    env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+    """The variable that holds a placeholder.  None: every request to the host gets the header."""
+
+
 class Rules(Model):
     """What a policy file, or one run, says of the boundary; what it leaves out stays as it is."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    network: Literal["none", "host"] | None = None
+    network: Literal["none", "allow", "host"] | None = None
+    allow: list[str] = Field(default_factory=list, max_length=256)
+    """``HOST[:PORT]``: what is reached with ``network`` at ``allow``."""
+    credentials: list[Credential] = Field(default_factory=list, max_length=64)
     memory: int | None = Field(default=None, ge=16 * 1024**2)
     processes: int | None = Field(default=None, ge=4)
     cpu: float | None = Field(default=None, ge=0.01)
@@ -297,6 +315,42 @@ class Run(Model):
     """This run's own word on top of it."""
 
 
+class NetworkRequest(Reply):
+    """One connection that a script asked the proxy for."""
+
+    at: float
+    seconds: float
+    host: str = Field(max_length=256)
+    """Empty where it was no request that could be understood."""
+    port: int
+    method: str = Field(max_length=1024)
+    allowed: bool
+    why: str | None = Field(default=None, max_length=400)
+    """Why it was refused, or failed."""
+    rule: str | None = Field(default=None, max_length=300)
+    """What would allow it: ``--allow-host RULE``, or a line of a policy's ``allow``."""
+    status: int | None = None
+    """Of the answer."""
+    sent: int = 0
+    """Bytes to the host."""
+    received: int = 0
+
+
+class Network(Reply):
+    """What a step did on the network, with ``network`` at ``allow``."""
+
+    total: int = 0
+    refused: int = 0
+    requests: list[NetworkRequest] = Field(default_factory=list)
+    """In the order of their ends, the first 500 of them."""
+
+
+class StepNetwork(Network):
+    """The same, in a log."""
+
+    step: int
+
+
 class RunResult(Reply):
     session: str
     step: int
@@ -315,6 +369,8 @@ class RunResult(Reply):
         default_factory=list
     )
     """Limits of the policy that the step ran into."""
+    network: Network | None = None
+    """None where the policy's ``network`` is not ``allow``."""
 
 
 class Policy(Model):
@@ -347,6 +403,8 @@ class Explanation(Reply):
     """Controller to limit."""
     hidden: list[str]
     """What exists and would be empty."""
+    network: list[str] = Field(default_factory=list)
+    """What the script reaches, and with which credentials, in words."""
 
 
 class PolicyResult(Reply):
@@ -392,6 +450,8 @@ class DiffResult(Reply):
 class Log(Model):
     session: str | None = None
     cwd: str | None = None
+    network: bool = False
+    """Also what each step did on the network."""
 
 
 class Inherited(Reply):
@@ -410,6 +470,8 @@ class LogResult(Reply):
     checkpoints: list[CheckpointInfo]
     steps: list[StepInfo]
     commits: list[CommitInfo]
+    network: list[StepNetwork] = Field(default_factory=list)
+    """Of the steps that had a proxy, where it was asked for."""
     inherited: list[Inherited] = Field(default_factory=list)
     """Of a fork: from whom, the first forefather first."""
 
@@ -562,6 +624,44 @@ class UndoResult(Reply):
     late: int = 0
 
 
+class SecretSet(Model):
+    """Keep a secret of the caller's, or a new value of it."""
+
+    name: str = Field(pattern=SECRET_NAME)
+    value: str = Field(min_length=1, max_length=8192, repr=False)
+    """Printable ASCII; never told again."""
+    hosts: list[str] = Field(default_factory=list, max_length=32)
+    """The only hosts that a policy may bind it to; empty: any."""
+
+
+class SecretSetResult(Reply):
+    secret: str
+    replaced: bool
+
+
+class SecretList(Model):
+    pass
+
+
+class SecretInfo(Reply):
+    name: str
+    hosts: list[str]
+    created: float
+    changed: float
+
+
+class SecretListResult(Reply):
+    secrets: list[SecretInfo]
+
+
+class SecretRemove(Model):
+    name: str = Field(pattern=SECRET_NAME)
+
+
+class SecretRemoveResult(Reply):
+    secret: str
+
+
 class Discard(Model):
     session: str | None = None
     cwd: str | None = None
@@ -606,6 +706,9 @@ METHODS: dict[str, tuple[type[Model], type[Reply]]] = {
     "commit": (Commit, CommitResult),
     "undo": (Undo, UndoResult),
     "discard": (Discard, DiscardResult),
+    "secret_set": (SecretSet, SecretSetResult),
+    "secret_list": (SecretList, SecretListResult),
+    "secret_remove": (SecretRemove, SecretRemoveResult),
     "doctor": (Doctor, DoctorResult),
 }
 """Every method: its parameters and its result."""

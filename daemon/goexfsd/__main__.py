@@ -33,6 +33,7 @@ from goexfsd.service import open_service
 from goexfsd.session import House
 from goexfsd.steps import Sandboxes
 from goexfsd.store import Store, StoreSettings, close_store, open_store
+from goexfsd.vault import open_vault
 from goexfsd.worker import context
 
 log = structlog.get_logger("goexfsd")
@@ -151,7 +152,9 @@ async def _open_house(config: Config) -> AsyncIterator[House]:
         async with _open_store(config) as store:
             catalog = open_catalog(config.state_dir / CATALOG)
             try:
-                yield House(config, catalog, store, workers, worker_lock)
+                yield House(
+                    config, catalog, store, workers, worker_lock, open_vault(config.state_dir)
+                )
             finally:
                 workers.close()
                 catalog.close()

@@ -40,7 +40,7 @@ class StoreConfig(_Part):
 class LimitsConfig(_Part):
     """What one script may use: policies and runs can ask for less, never for more."""
 
-    network: Literal["none", "host"] = "host"
+    network: Literal["none", "allow", "host"] = "host"
     """The most that may be asked for."""
     memory: int = Field(default=4 * 1024**3, ge=16 * 1024**2)
     processes: int = Field(default=512, ge=4)
@@ -123,7 +123,7 @@ class Config(_Part):
     limits: LimitsConfig = LimitsConfig()
     undo: UndoConfig = UndoConfig()
     view: ViewConfig = ViewConfig()
-    network: Literal["none", "host"] = "none"
+    network: Literal["none", "allow", "host"] = "none"
     """What a script gets where neither its policy nor its run says."""
     warnings: tuple[WarningRule, ...] = ()
     """Further review warnings."""

@@ -52,6 +52,8 @@ _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_PDEATHSIG = 1
+_CLONE_NEWNET = 0x40000000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -251,3 +253,17 @@ def not_dumpable() -> None:
 def die_with_parent(signal: int) -> None:
     """Ask for ``signal`` when the parent thread ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
+
+
+def leave_network() -> None:
+    """unshare(CLONE_NEWNET): the calling thread goes into a network namespace of its own."""
+    _check(_libc.unshare(_CLONE_NEWNET))
+
+
+def raise_interface(socket_fd: int, name: bytes) -> None:
+    """Set a network interface up, in the namespace that the socket was made in."""
+    request = bytearray(struct.pack("16s24x", name))
+    fcntl.ioctl(socket_fd, _SIOCGIFFLAGS, request)
+    (flags,) = struct.unpack_from("h", request, 16)
+    struct.pack_into("h", request, 16, flags | _IFF_UP)
+    fcntl.ioctl(socket_fd, _SIOCSIFFLAGS, request)

@@ -29,6 +29,8 @@ from goexfsd.worker import Worker
 
 PROJECT_FILE = ".goexfs.toml"
 DIRECTORY = ".config/goexfs"
+TABLES = ("credentials",)
+"""Keys whose values are tables of text."""
 _MOST_BYTES = 64 * 1024
 _MOST_FILES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -171,7 +173,7 @@ def _chain(
 
 
 def _table(file: _File, sizes: frozenset[str], home: str | None = None) -> dict[str, Any]:
-    """A file's keys and values, plain: text, numbers, booleans and lists of text."""
+    """A file's keys and values, plain: text, numbers, booleans, lists and tables of text."""
     if file.error is not None:
         raise file.error
     try:
@@ -185,13 +187,20 @@ def _table(file: _File, sizes: frozenset[str], home: str | None = None) -> dict[
                 table[key] = parse_size(value)
             except ValueError as error:
                 raise Usage(f"the policy {display(file.source)}: {key}: {error}") from error
-        elif not _is_plain(value):
+        elif not _is_plain(value) and not (key in TABLES and _is_tables(value)):
             raise Usage(
                 f"the policy {display(file.source)}: {display(key)} is no text, number or list"
             )
     if home is not None and isinstance(table.get("read"), list):
         table["read"] = [_real(path, home) for path in table["read"]]
     return table
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and all(isinstance(text, str) for text in each.values())
+        for each in value
+    )
 
 
 def _is_plain(value: Any) -> bool:

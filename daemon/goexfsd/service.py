@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from goexfs import protocol as p
 from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
 from goexfs.names import display, from_wire
-from goexfsd import decide, doctor, forks, policies, retention, steps, undo, words
+from goexfsd import decide, doctor, forks, outward, policies, retention, steps, undo, words
 from goexfsd.catalog import CommitRow, RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
@@ -377,13 +377,30 @@ class Service:
         row = self._row(call.peer, request.session, request.cwd)
         catalog = self.house.catalog
         live = self.sessions.get(row.id) or Session(self.house, row)
+        steps = catalog.steps(row.id)
         return p.LogResult(
             session=live.info(),
             checkpoints=catalog.checkpoints(row.id),
-            steps=[step.info() for step in catalog.steps(row.id)],
+            steps=[step.info() for step in steps],
             commits=undo.infos(self.house, row.id),
             inherited=forks.inherited(catalog, row),
+            network=outward.kept(self.house, row.id, steps) if request.network else [],
         )
+
+    # -- secrets -----------------------------------------------------------------------------
+
+    async def secret_set(self, call: Call, request: p.SecretSet) -> p.SecretSetResult:
+        replaced = self.house.vault.put(
+            call.peer.uid, request.name, request.value, request.hosts
+        )
+        return p.SecretSetResult(secret=request.name, replaced=replaced)
+
+    async def secret_list(self, call: Call, request: p.SecretList) -> p.SecretListResult:
+        return p.SecretListResult(secrets=self.house.vault.infos(call.peer.uid))
+
+    async def secret_remove(self, call: Call, request: p.SecretRemove) -> p.SecretRemoveResult:
+        self.house.vault.remove(call.peer.uid, request.name)
+        return p.SecretRemoveResult(secret=request.name)
 
     # -- deciding ----------------------------------------------------------------------------
 

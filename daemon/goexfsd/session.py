@@ -37,6 +37,7 @@ from goexfsd.hold import Hold, Place, open_hold
 from goexfsd.layer import jobs as layer_jobs
 from goexfsd.layer.selection import Selection
 from goexfsd.store import Store
+from goexfsd.vault import Vault
 from goexfsd.worker import Owner, Root, Worker, Workers, WorkerSpec
 
 log = structlog.get_logger("goexfsd.session")
@@ -56,6 +57,7 @@ class House:
     workers: Workers
     worker_lock: Path
     """Held (shared) by every worker while it lives, so that a new daemon can wait for them."""
+    vault: Vault
 
     def worker_spec(
         self,

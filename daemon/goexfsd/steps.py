@@ -21,9 +21,10 @@ import trio
 
 from goexfs import protocol as p
 from goexfs.errors import GoexfsError, Internal, SandboxFailed, Usage, ViewFailed
-from goexfsd import policies, sandbox
+from goexfsd import outward, policies, sandbox
 from goexfsd.catalog import StepRow
 from goexfsd.config import Config
+from goexfsd.egress.gate import Held
 from goexfsd.measure import measure
 from goexfsd.server import Call
 from goexfsd.session import Session
@@ -145,7 +146,8 @@ async def run(session: Session, sandboxes: Sandboxes, call: Call, request: p.Run
             await session.settle("")
         else:
             await session.settle("changed outside any step")
-        step = _Step(session, sandboxes, call, request, chosen)
+        held = outward.held(session, chosen.resolved.policy)
+        step = _Step(session, sandboxes, call, request, chosen, held)
         return await step.run()
 
 
@@ -204,7 +206,10 @@ class _Step:
         call: Call,
         request: p.Run,
         chosen: policies.Chosen,
+        held: list[Held],
     ) -> None:
+        self.held = held
+        self.network: p.Network | None = None
         self.session = session
         self.sandboxes = sandboxes
         self.call = call
@@ -240,7 +245,10 @@ class _Step:
         error: GoexfsError | None = None
         try:
             await self.call.emit("started", session=self.session.id, step=self.row.number)
-            outcome = await self._sandboxed(launch)
+            if self.policy.network == "allow":
+                outcome = await self._behind_proxy(job)
+            else:
+                outcome = await self._sandboxed(launch)
         finally:
             with trio.CancelScope(shield=True):
                 self.session.running = None
@@ -268,7 +276,20 @@ class _Step:
             hint=f"checkpoint {number} holds it",
         )
 
-    async def _sandboxed(self, launch: sandbox.Launch) -> sandbox.Outcome:
+    async def _behind_proxy(self, job: sandbox.Job) -> sandbox.Outcome:
+        """The same with a way out, which ends with the script and is told of in any case."""
+        async with outward.open_way(self.session, self.policy, self.held) as gate:
+            there = replace(job, way=outward.way(gate))
+            launch = sandbox.plan(there, self.policy, self.sandboxes.machine)
+            try:
+                return await self._sandboxed(launch, gate.namespace)
+            finally:
+                with trio.CancelScope(shield=True):
+                    self.network = await gate.finish()
+
+    async def _sandboxed(
+        self, launch: sandbox.Launch, network: int | None = None
+    ) -> sandbox.Outcome:
         send, receive = trio.open_memory_channel[bytes](0)
         stdin = receive if self.request.stdin or self.request.pty else None
         async with trio.open_nursery() as nursery:
@@ -285,6 +306,7 @@ class _Step:
                 output=self._output,
                 timeout=self.request.timeout or self.policy.wall_seconds,
                 running=running,
+                network=network,
             )
             nursery.cancel_scope.cancel()
         if self.unmeasured is not None:
@@ -392,6 +414,8 @@ class _Step:
         for suffix, kept in (("out", self.kept["stdout"]), ("err", self.kept["stderr"])):
             if kept.total:
                 (directory / f"{self.row.number}.{suffix}").write_bytes(kept.data())
+        if self.network is not None and self.network.total:
+            outward.keep(self.session.house, self.session.id, self.row.number, self.network)
 
     def _result(self, outcome: sandbox.Outcome) -> p.RunResult:
         quiet = not self.request.stream and self.request.pty is None
@@ -410,6 +434,7 @@ class _Step:
             truncated=self.row.truncated,
             policy=self.chosen.name,
             exceeded=[*outcome.exceeded, *dict.fromkeys(self.over)],
+            network=self.network,
         )
 
 

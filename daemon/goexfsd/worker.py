@@ -44,6 +44,7 @@ PRELOAD = [
     "goexfsd.stable",
     "goexfsd.rulebook",
     "goexfsd.measure",
+    "goexfsd.egress.worker",
     "goexfsd.view.worker",
     "goexfsd.commit.jobs",
     "goexfsd.layer.jobs",

@@ -35,13 +35,19 @@ _OPTIONS = (
     click.option("--processes", type=int, metavar="N", help="At most so many, threads counted."),
     click.option("--cpu", type=float, metavar="N", help="At most so many processors' time."),
     click.option("--layer", type=Size(), metavar="SIZE", help="At most so much changed data."),
-    click.option("--network", type=click.Choice(["none", "host"]), help="[none]"),
+    click.option("--network", type=click.Choice(["none", "allow", "host"]), help="[none]"),
+    click.option(
+        "--allow-host",
+        multiple=True,
+        metavar="HOST[:PORT]",
+        help="Let it reach this host: example.com, *.example.com:443, 10.1.2.3:8080.",
+    ),
     click.option("--read", multiple=True, metavar="PATH", help="Show this too, read-only."),
     click.option(
         "--hide", multiple=True, metavar="GLOB", help="Hide this: absolute, ~/..., or in the roots."
     ),
 )
-_NAMES = ("policy", "memory", "processes", "cpu", "layer", "network", "read", "hide")
+_NAMES = ("policy", "memory", "processes", "cpu", "layer", "network", "allow_host", "read", "hide")
 
 
 def with_policy(function: F) -> F:
@@ -65,18 +71,22 @@ def params(
     cpu: float | None,
     layer: int | None,
     network: str | None,
+    allow_host: tuple[str, ...],
     read: tuple[str, ...],
     hide: tuple[str, ...],
 ) -> Message:
     """``policy`` and ``rules`` of a run, as far as something was said."""
     from goexfs.cli.commands.run import text
 
+    if allow_host and network not in (None, "allow"):
+        raise click.UsageError(f"--allow-host makes no sense with --network {network}")
     rules: Message = {
         "memory": memory,
         "processes": processes,
         "cpu": cpu,
         "layer_bytes": layer,
-        "network": network,
+        "network": "allow" if allow_host else network,
+        "allow": [text(host, "--allow-host") for host in allow_host] or None,
         "read": [text(os.path.realpath(path), "--read") for path in read] or None,
         "hide": [text(pattern, "--hide") for pattern in hide] or None,
     }

@@ -33,6 +33,7 @@ VERBS = {
     "doctor": Verb("doctor", "Check what goexfs needs of this machine."),
     "recover": Verb("recover", "Finish commits that were cut off, where no daemon can."),
     "policy": Verb("policy", "Show what a script may do and use, and why."),
+    "secret": Verb("secret", "Keep secrets that requests carry and scripts never see."),
     "completion": Verb("completion", "Print the completion script of a shell."),
 }
 

@@ -43,6 +43,13 @@ from goexfs.protocol import (
     RewindResult,
     Run,
     RunResult,
+    SecretInfo,
+    SecretList,
+    SecretListResult,
+    SecretRemove,
+    SecretRemoveResult,
+    SecretSet,
+    SecretSetResult,
     SessionInfo,
     Status,
     StatusResult,
@@ -259,8 +266,10 @@ class TrioClient:
         await self._ask(request, DiffResult, on_event)
         return b"".join(kept)
 
-    async def log(self, session: Session = None) -> LogResult:
-        return await self._ask(asking.build(Log, **asking.where(session)), LogResult)
+    async def log(self, session: Session = None, *, network: bool = False) -> LogResult:
+        """``network``: also what each step did on it."""
+        request = asking.build(Log, network=network, **asking.where(session))
+        return await self._ask(request, LogResult)
 
     async def policy(
         self,
@@ -346,6 +355,20 @@ class TrioClient:
 
     async def discard(self, session: Session = None) -> DiscardResult:
         return await self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)
+
+    async def secret_set(
+        self, name: str, value: str, *, hosts: Sequence[str] = ()
+    ) -> SecretSetResult:
+        """Keep a secret; policies may bind it to ``hosts`` alone, if any are given."""
+        request = asking.build(SecretSet, name=name, value=value, hosts=list(hosts))
+        return await self._ask(request, SecretSetResult)
+
+    async def secret_list(self) -> list[SecretInfo]:
+        """Your secrets, without their values."""
+        return (await self._ask(SecretList(), SecretListResult)).secrets
+
+    async def secret_remove(self, name: str) -> SecretRemoveResult:
+        return await self._ask(asking.build(SecretRemove, name=name), SecretRemoveResult)
 
     async def doctor(self) -> DoctorResult:
         return await self._ask(Doctor(), DoctorResult)

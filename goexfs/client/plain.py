@@ -36,6 +36,13 @@ from goexfs.protocol import (
     Rewind,
     RewindResult,
     RunResult,
+    SecretInfo,
+    SecretList,
+    SecretListResult,
+    SecretRemove,
+    SecretRemoveResult,
+    SecretSet,
+    SecretSetResult,
     SessionInfo,
     Status,
     StatusResult,
@@ -168,8 +175,10 @@ class Client:
         self._ask(request, DiffResult, on_event)
         return b"".join(kept)
 
-    def log(self, session: Session = None) -> LogResult:
-        return self._ask(asking.build(Log, **asking.where(session)), LogResult)
+    def log(self, session: Session = None, *, network: bool = False) -> LogResult:
+        """``network``: also what each step did on it."""
+        request = asking.build(Log, network=network, **asking.where(session))
+        return self._ask(request, LogResult)
 
     def policy(
         self,
@@ -252,6 +261,20 @@ class Client:
 
     def discard(self, session: Session = None) -> DiscardResult:
         return self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)
+
+    def secret_set(
+        self, name: str, value: str, *, hosts: Sequence[str] = ()
+    ) -> SecretSetResult:
+        """Keep a secret; policies may bind it to ``hosts`` alone, if any are given."""
+        request = asking.build(SecretSet, name=name, value=value, hosts=list(hosts))
+        return self._ask(request, SecretSetResult)
+
+    def secret_list(self) -> list[SecretInfo]:
+        """Your secrets, without their values."""
+        return (self._ask(SecretList(), SecretListResult)).secrets
+
+    def secret_remove(self, name: str) -> SecretRemoveResult:
+        return self._ask(asking.build(SecretRemove, name=name), SecretRemoveResult)
 
     def doctor(self) -> DoctorResult:
         return self._ask(Doctor(), DoctorResult)

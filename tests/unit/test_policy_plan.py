@@ -15,6 +15,7 @@ from goexfsd.sandbox.look import Found, Mask
 from goexfsd.sandbox.plan import Argument, Data, arguments
 
 MACHINE = Machine(
+    nsenter="/usr/bin/nsenter",
     bwrap="/usr/bin/bwrap",
     shell="/bin/sh",
     setpriv="/usr/bin/setpriv",

@@ -5,7 +5,7 @@
 - ``policy``, ``presets``, ``secrets``: what a script may do and use; data
 - ``resolve``: from what everybody says to one policy; pure
 - ``machine``: what this machine offers, found once
-- ``plan``, ``seccomp``, ``interpreter``: pure
+- ``plan``, ``reach``, ``seccomp``, ``interpreter``: pure
 - ``look``: what must be looked at before each run
 - ``explain``: what would be built, in words
 - ``cgroup``: limits, and an end for everything that was started
@@ -16,7 +16,7 @@ from goexfsd.sandbox import parked
 from goexfsd.sandbox.explain import explain
 from goexfsd.sandbox.machine import Machine, find_machine
 from goexfsd.sandbox.parked import CgroupRoot
-from goexfsd.sandbox.plan import Job, Launch, View, plan
+from goexfsd.sandbox.plan import Job, Launch, View, Way, plan
 from goexfsd.sandbox.policy import Policy
 from goexfsd.sandbox.run import Outcome, Running, run
 
@@ -38,6 +38,7 @@ __all__ = [
     "Policy",
     "Running",
     "View",
+    "Way",
     "explain",
     "find_machine",
     "open_cgroups",

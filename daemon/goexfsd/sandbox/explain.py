@@ -31,6 +31,7 @@ def tell(launch: Launch, found: Found) -> Explanation:
         absent=absent,
         families=families,
         cgroup=_cgroup(launch),
+        network=list(launch.reaches),
         hidden=[*(mask.path for mask in found.masks), *found.sockets, *found.walls],
     )
 

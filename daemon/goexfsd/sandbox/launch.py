@@ -20,7 +20,7 @@ import trio
 from goexfs.errors import SandboxFailed
 from goexfsd.sandbox.look import Found
 from goexfsd.sandbox.parked import Parked
-from goexfsd.sandbox.plan import Data, Launch, arguments
+from goexfsd.sandbox.plan import NAMESPACE, Data, Launch, arguments
 
 Stream = Literal["stdout", "stderr", "pty"]
 
@@ -143,9 +143,23 @@ class Process:
         self._popen.kill()
 
 
-def start(launch: Launch, found: Found, parked: Parked, ends: Ends, fds: Descriptors) -> None:
-    """Let the parked process become the launch's chain; SandboxFailed if it is gone."""
+def start(
+    launch: Launch,
+    found: Found,
+    parked: Parked,
+    ends: Ends,
+    fds: Descriptors,
+    network: int | None = None,
+) -> None:
+    """Let the parked process become the launch's chain; SandboxFailed if it is gone.
+
+    ``network``: a descriptor of the network namespace that a launch joins.
+    """
     passed = _Numbers([ends.stdin, ends.stdout, ends.stderr])
+    if launch.joins:
+        if network is None:
+            raise SandboxFailed("the script's network is missing")
+        passed.pairs.append((network, NAMESPACE))
     options = _encode(launch, found, fds, passed)
     fill = {
         "{report}": passed.number(ends.report_write),

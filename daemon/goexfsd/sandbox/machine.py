@@ -41,6 +41,7 @@ class Machine:
     proc_masked_dirs: tuple[str, ...]
     proc_masked_files: tuple[str, ...]
     cgroups: Mounts
+    nsenter: str
     resolv_conf: str | None
     """Where /etc/resolv.conf really lies, if outside /etc (needed with the host's network)."""
 
@@ -59,6 +60,7 @@ def find_machine() -> Machine:
         shell=_program("sh", "dash"),
         setpriv=_program("setpriv", "util-linux"),
         setsid=_program("setsid", "util-linux"),
+        nsenter=_program("nsenter", "util-linux"),
         links=_links(),
         proc_read_only=_present(PROC_READ_ONLY),
         proc_masked_dirs=_present(PROC_MASKED_DIRS),

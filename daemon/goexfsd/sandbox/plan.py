@@ -18,13 +18,14 @@ from pathlib import PurePosixPath
 
 from goexfs.errors import Denied, Usage
 from goexfs.names import display
-from goexfsd.sandbox import interpreter, seccomp
+from goexfsd.sandbox import interpreter, reach, seccomp
 from goexfsd.sandbox.cgroup import Limits
 from goexfsd.sandbox.look import Found, Search, beneath
 from goexfsd.sandbox.machine import Machine
 from goexfsd.sandbox.policy import Policy
 
 SCRIPT_DIR = "/run/goexfs-script"
+AUTHORITY = "/run/goexfs-ca.pem"
 SANDBOX_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 SECRET_NAMES = re.compile(
@@ -41,8 +42,11 @@ SECRET_NAMES = re.compile(
 _OUTER = (
     'r=$1; ulimit -c 0 && ulimit -n "$2" && ulimit -f "$3" || exit; shift 3; '
     "echo 500 >/proc/self/oom_score_adj; "
-    'exec "$@" 9>&2 2>"/proc/self/fd/$r"'
+    'exec "$@" 9>&2 8<&- 2>"/proc/self/fd/$r"'
 )
+NAMESPACE = 8
+"""The number of the descriptor of a network that the chain is to enter first, where there is one;
+then it is closed."""
 _BLOCK = 512  # ulimit's unit for file sizes in a POSIX shell
 # Inside: a command that is missing (127) or not executable (126) is the shell's to say.
 # And nothing of the command runs while bubblewrap, the first process, still has the machine's
@@ -56,6 +60,16 @@ class View:
 
     source: str
     dest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a script is given of its way to the hosts of a list."""
+
+    environment: dict[str, str]
+    """Placeholders."""
+    authority: bytes = b""
+    """Certificates to trust instead of the system's; empty: the system's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,7 @@ class Job:
     """The daemon's own directories."""
     session_id: str
     step: int
+    way: Way | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,10 @@ class Launch:
     pty: tuple[int, int] | None
     wall_seconds: float | None
     grace_seconds: float
+    joins: bool = False
+    """It enters a network that was made for it; ``run`` must be given one."""
+    reaches: tuple[str, ...] = ()
+    """What of the network there is, in words."""
 
 
 def plan(job: Job, policy: Policy, machine: Machine) -> Launch:
@@ -134,7 +153,15 @@ def plan(job: Job, policy: Policy, machine: Machine) -> Launch:
         options=(*_namespaces(job, policy), *_system(job, policy, machine)),
         home=_home(job, policy),
         views=_views(job),
-        rest=(*_script(job), "--remount-ro", "/", *_variables(job, policy), "--chdir", job.cwd),
+        rest=(
+            *_script(job),
+            *_authority(job),
+            "--remount-ro",
+            "/",
+            *_variables(job, policy),
+            "--chdir",
+            job.cwd,
+        ),
         command=_command(job, machine),
         seccomp=seccomp.program(policy.network),
         search=_search(job, policy),
@@ -151,6 +178,8 @@ def plan(job: Job, policy: Policy, machine: Machine) -> Launch:
         pty=job.pty[:2] if job.pty else None,
         wall_seconds=policy.wall_seconds,
         grace_seconds=policy.grace_seconds,
+        joins=policy.network == "allow",
+        reaches=reach.words(policy),
     )
 
 
@@ -199,7 +228,10 @@ def _program(job: Job, policy: Policy, machine: Machine) -> tuple[str, ...]:
     kept = ",".join(str(group) for group in job.groups if group != 0)
     groups = ("--groups", kept) if kept else ("--clear-groups",)
     blocks = "unlimited" if policy.file_bytes is None else str(policy.file_bytes // _BLOCK)
+    # Root enters the step's network, which the sandbox then keeps.
+    enter = (machine.nsenter, f"--net=/proc/self/fd/{NAMESPACE}", "--")
     return (
+        *(enter if policy.network == "allow" else ()),
         *(machine.shell, "-c", _OUTER, "goexfs", "{report}", "{open_files}", blocks),
         *(machine.setpriv, "--reuid", str(job.uid), "--regid", str(job.gid), *groups),
         *("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs"),
@@ -221,7 +253,7 @@ def _command(job: Job, machine: Machine) -> tuple[str, ...]:
 
 def _namespaces(job: Job, policy: Policy) -> list[Argument]:
     arguments: list[Argument] = ["--unshare-all"]
-    if policy.network == "host":
+    if policy.network != "none":
         arguments.append("--share-net")
     return [
         *arguments,
@@ -319,6 +351,12 @@ def _script(job: Job) -> list[Argument]:
     return ["--perms", "0555", "--ro-bind-data", Data(text), path]
 
 
+def _authority(job: Job) -> list[Argument]:
+    if job.way is None or not job.way.authority:
+        return []
+    return ["--perms", "0444", "--ro-bind-data", Data(job.way.authority), AUTHORITY]
+
+
 def _variables(job: Job, policy: Policy) -> list[Argument]:
     arguments: list[Argument] = []
     for name, value in _environment(job, policy).items():
@@ -343,9 +381,11 @@ def _environment(job: Job, policy: Policy) -> dict[str, str]:
     }
     if job.pty is not None:
         env["TERM"] = job.pty[2]
+    if policy.network == "allow":
+        env |= reach.variables(policy, job.way is not None and job.way.authority != b"", AUTHORITY)
     for name, value in job.env.items():
         _check_variable(name, value, policy)
-    return env | job.env
+    return env | job.env | (job.way.environment if job.way is not None else {})
 
 
 def _check_variable(name: str, value: str, policy: Policy) -> None:

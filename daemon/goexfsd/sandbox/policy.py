@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from goexfs.protocol import Credential
 from goexfsd.sandbox.secrets import SECRETS
 
 MIB = 1024 * 1024
@@ -43,7 +44,11 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Literal["none", "host"] = "none"
+    network: Literal["none", "allow", "host"] = "none"
+    allow: tuple[str, ...] = ()
+    """With ``allow``: the hosts (``hosts.parse_rule``) that are reached, through a proxy."""
+    credentials: tuple[Credential, ...] = ()
+    """With ``allow``: what requests to some of them carry."""
     memory_bytes: int = Field(default=4096 * MIB, ge=16 * MIB)
     """Of everything the script starts together, its private /tmp and page cache included."""
     max_processes: int = Field(default=512, ge=4)

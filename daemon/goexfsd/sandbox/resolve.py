@@ -21,8 +21,9 @@ from pydantic import ValidationError
 
 from goexfs.errors import Denied, Usage
 from goexfs.names import display
-from goexfs.protocol import Rules
+from goexfs.protocol import Credential, Rules
 from goexfs.units import size_text
+from goexfsd.hosts import HostRule, Hosts, join, parse_rule, parse_service
 from goexfsd.sandbox.policy import Policy
 from goexfsd.sandbox.presets import PRESETS
 
@@ -42,7 +43,7 @@ _NUMBERS = (
     "layer_inodes",
 )
 _RANKS: dict[str, tuple[Value, ...]] = {  # the narrowest first
-    "network": ("none", "host"),
+    "network": ("none", "allow", "host"),
     "home": (False, True),
     "unenforced": ("refuse", "allow"),
 }
@@ -53,7 +54,7 @@ _FIELDS = {
     "hide": "hidden",
 }
 """Keys whose field in ``Policy`` is named otherwise."""
-KEYS = (*_RANKS, *_NUMBERS, "environment", *_LISTS)
+KEYS = (*_RANKS, "allow", "credentials", *_NUMBERS, "environment", *_LISTS)
 
 # A read-only bind does not stop a connect(), and these are full of other things than files.
 _NEVER_READ = ("/proc", "/sys", "/dev", "/run", "/var/run")
@@ -92,7 +93,9 @@ def resolve(name: str, said: Iterable[Said], ceiling: Rules, network: str = "non
     fields = {_FIELDS.get(key, key): value for key, value in making.values.items()}
     for key in _LISTS:
         fields[_FIELDS.get(key, key)] = tuple(making.values[key])
-    fields["environment"] = tuple(making.values["environment"])
+    for key in ("environment", "allow"):
+        fields[key] = tuple(making.values[key])
+    fields["credentials"] = making.credentials
     return Resolved(
         policy=Policy.model_validate(fields),
         name=name,
@@ -122,6 +125,7 @@ class _Making:
     values: dict[str, Value] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    credentials: tuple[Credential, ...] = ()
 
     def __post_init__(self) -> None:
         for key in KEYS:
@@ -138,6 +142,7 @@ class _Making:
 
     def take(self, said: Said) -> None:
         rules, narrow = said.rules, said.kind == "project"
+        everything = self.values["network"] == "host"
         for key in (*_RANKS, *_NUMBERS):
             value = getattr(rules, key)
             if value is None:
@@ -152,6 +157,10 @@ class _Making:
                 self.put(key, value, said.source)
             else:
                 self.note(said, key, f"{shown(key, value)} is more than you grant")
+        if rules.allow:
+            self._allow(said, rules.allow, everything=everything)
+        if rules.credentials:
+            self._bind(said, rules.credentials)
         if rules.environment is not None:
             self._environment(said, rules.environment)
         for key in _LISTS:
@@ -175,6 +184,36 @@ class _Making:
                 asked = f"{shown(key, self.values[key])} of {self.sources[key]}"
                 self.notes.append(f"{key}: {asked} is cut down to {CEILING}")
                 self.put(key, most, CEILING)
+        listed = Hosts(self.values["allow"])
+        for one in self.credentials:
+            host, port, _ = parse_service(one.host)
+            if self.values["network"] != "allow" or not listed.lists(host, port):
+                place = display(join(host, port))
+                self.notes.append(f"credentials: {one.secret} has no use: {place} is not allowed")
+
+    def _allow(self, said: Said, rules: list[str], *, everything: bool) -> None:
+        """Further hosts; a project's are the only ones, as far as they were granted."""
+        new = [_host_rule(rule, said.source) for rule in rules]
+        if said.kind != "project":
+            self._add("allow", [rule.text for rule in new], said.source)
+            return
+        granted = [parse_rule(rule) for rule in self.values["allow"]]
+        kept = [
+            one.text for one in new if everything or any(grant.covers(one) for grant in granted)
+        ]
+        for one in new:
+            if one.text not in kept:
+                self.note(said, "allow", f"{display(one.text)} is more than you grant")
+        self.put("allow", kept, said.source)
+
+    def _bind(self, said: Said, credentials: list[Credential]) -> None:
+        if said.kind == "project":
+            self.note(said, "credentials", "a project cannot use your secrets")
+            return
+        for one in credentials:
+            _bound_host(one, said.source)
+        self.credentials = (*self.credentials, *credentials)
+        self._add("credentials", [bound(one) for one in credentials], said.source)
 
     def _environment(self, said: Said, patterns: list[str]) -> None:
         if said.kind != "project":
@@ -192,12 +231,14 @@ class _Making:
             self.note(said, key, "a project cannot show more")
             return
         check = _CHECKS[key]
-        new = [check(path, said.source) for path in paths]
+        self._add(key, [check(path, said.source) for path in paths], said.source)
+
+    def _add(self, key: str, new: list[str], source: str) -> None:
         old = self.values[key]
-        self.values[key] = [*old, *(path for path in new if path not in old)]
+        self.values[key] = [*old, *(each for each in new if each not in old)]
         before = self.sources[key]
-        plain = not old or before == said.source
-        self.sources[key] = said.source if plain else f"{before} + {said.source}"
+        plain = not old or before == source
+        self.sources[key] = source if plain else f"{before} + {source}"
 
     def _show(self, said: Said, paths: list[str]) -> None:
         """Take entries off the list of what is hidden."""
@@ -275,6 +316,28 @@ def _relative(path: str, source: str) -> str:
             hint="all outside the roots is read-only anyway",
         )
     return path
+
+
+def _host_rule(text: str, source: str) -> HostRule:
+    try:
+        return parse_rule(text)
+    except ValueError as error:
+        raise Usage(f"{source}: allow: {display(str(error))}") from error
+
+
+def _bound_host(credential: Credential, source: str) -> None:
+    try:
+        parse_service(credential.host)
+    except ValueError as error:
+        raise Usage(f"{source}: credentials: host: {display(str(error))}") from error
+
+
+def bound(credential: Credential) -> str:
+    """A credential in words: where it goes; there is no value in it."""
+    host, port, tls = parse_service(credential.host)
+    way = "https" if tls else "http"
+    env = "" if credential.env is None else f", ${credential.env}"
+    return f"{credential.secret}: {credential.header} of {way}://{join(host, port)}{env}"
 
 
 _CHECKS: dict[str, Callable[[str, str], str]] = {

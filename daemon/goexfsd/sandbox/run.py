@@ -93,11 +93,13 @@ async def run(
     stdin: Input | None = None,
     timeout: float | None = None,  # noqa: ASYNC109  (ends the script, not this function)
     running: Running | None = None,
+    network: int | None = None,
 ) -> Outcome:
     """Run it to its end.
 
     ``stdin`` None: empty.  When the script no longer reads, the channel is closed, so that its
     sender gets BrokenResourceError.  ``timeout`` in seconds; the policy's limit counts as well.
+    ``network``: a descriptor of the namespace that a launch joins.
     Raises SandboxFailed if this machine cannot keep the limits, or a process cannot be killed.
     """
     handle = running or Running()
@@ -107,7 +109,7 @@ async def run(
     try:
         with Descriptors() as fds:
             step = _Step(launch, parked, output, min(limits, default=math.inf), fds)
-            return await step.run(found, stdin, handle)
+            return await step.run(found, stdin, handle, network)
     finally:
         handle.close()
         await _end(parked.group, launch.label)
@@ -140,12 +142,14 @@ class _Step:
         """Once nobody writes any more: until when to wait for what is still under way."""
         self._waits: set[trio.CancelScope] = set()
 
-    async def run(self, found: Found, stdin: Input | None, running: Running) -> Outcome:
+    async def run(
+        self, found: Found, stdin: Input | None, running: Running, network: int | None = None
+    ) -> Outcome:
         began = trio.current_time()
         process = Process(self.parked.popen, self.fds)
         try:
             ends = open_ends(self.launch, self.fds, with_input=stdin is not None)
-            start(self.launch, found, self.parked, ends, self.fds)
+            start(self.launch, found, self.parked, ends, self.fds, network)
             async with trio.open_nursery() as readers:
                 readers.start_soon(self._read_report, ends.report)
                 for stream, fd in ends.outputs.items():

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from goexfs.errors import Unsupported
 
-Network = Literal["none", "host"]
+Network = Literal["none", "allow", "host"]
 
 # Answered with ENOSYS: callers fall back to what the filter can judge, or do without.
 ABSENT = (

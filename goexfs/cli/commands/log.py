@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import click
+
 from goexfs.cli import show
 from goexfs.cli.asking import ask, where
 from goexfs.cli.ending import state
@@ -19,23 +21,24 @@ _WIDEST = 60
 """Characters shown of a command; --json has all of it."""
 
 
-@declare("log", "goexfs log", "goexfs log -s nightly --json")
+@declare("log", "goexfs log", "goexfs log -s nightly --json", "goexfs log --network")
+@click.option("--network", is_flag=True, help="List what steps asked of the network instead.")
 @with_session
 @with_json
-def command(session: str | None) -> None:
+def command(session: str | None, network: bool) -> None:
     """List a session's steps, checkpoints and commits, oldest first.
 
     Beside them the tree of checkpoints is drawn; `@` is the one that the view descends from.
     `goexfs rewind N` goes to any of them, those on branches that an earlier rewind left included.
     """
-    result = ask("log", where(session))
+    result = ask("log", where(session, network=network or None))
     if state().json:
         show.print_json(result)
         return
     from goexfs.cli.pager import paged
 
     with paged() as stream:
-        for line in lines(result):
+        for line in requests(result) if network else lines(result):
             stream.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
 
@@ -47,6 +50,26 @@ def lines(result: Message) -> Iterator[str]:
         yield f"forked from {show.name(each['name'])} ({each['session']}), with these steps of it:"
         yield from show.table([("", *_step(step)) for step in each["steps"]] or [("", "none")])
     yield from show.table(_rows(result), ("", "CHECKPOINT", "WHEN", "WHAT", "RESULT", "CHANGED"))
+
+
+def requests(result: Message) -> Iterator[str]:
+    """Every connection that steps asked their proxy for."""
+    rows: list[tuple[str, ...]] = []
+    for step in result.get("network", ()):
+        for each in step["requests"]:
+            what = f"{visible(each['method'])} {visible(each['host'])}:{each['port']}"
+            verdict = "allowed" if each["allowed"] else "refused"
+            why = visible(each["why"] or "")
+            if each["rule"]:
+                why += f" (--allow-host {visible(each['rule'])} would allow it)"
+            moved = f"{show.size(each['sent'])} out, {show.size(each['received'])} in"
+            status = "-" if each["status"] is None else str(each["status"])
+            at = show.moment(each["at"])
+            rows.append((str(step["step"]), at, verdict, what, status, moved, why))
+        if step["total"] > len(step["requests"]):
+            more = f"{step['total'] - len(step['requests'])} more"
+            rows.append((str(step["step"]), "", "", more, "", "", ""))
+    yield from show.table(rows, ("STEP", "WHEN", "", "WHAT", "STATUS", "BYTES", ""))
 
 
 def _rows(result: Message) -> Iterator[tuple[str, ...]]:

@@ -85,6 +85,7 @@ def explain(params: Message) -> int:
 def _sections(found: Message) -> Iterator[tuple[str, list[str]]]:
     yield "command", list(_lines(found["argv"]))
     yield "environment", [f"{name}={value}" for name, value in found["environment"].items()]
+    yield "network", found["network"]
     yield "hidden", found["hidden"]
     yield "control group", [f"{name}: {value}" for name, value in found["cgroup"].items()]
     yield "socket families", [" ".join(found["families"])]

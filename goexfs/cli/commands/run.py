@@ -59,10 +59,10 @@ def command(
     """Run COMMAND, or a script, in the sandbox against the view.
 
     It sees the session's directories at their own paths, the rest of the system read-only and no
-    network.  stdin, stdout and stderr are ours; its exit status is ours too, but: 124 timed out,
-    125 goexfs itself failed, 126 not executable, 127 not found.  Ctrl-C interrupts it, a second
-    one kills it and everything it started.  The interpreter of a script is the one in its first
-    line, else that of its suffix, else sh.
+    network but the hosts that are allowed.  stdin, stdout and stderr are ours; its exit status is
+    ours too, but: 124 timed out, 125 goexfs itself failed, 126 not executable, 127 not found.
+    Ctrl-C interrupts it, a second one kills it and everything it started.  The interpreter of a
+    script is the one in its first line, else that of its suffix, else sh.
     """
     params = where(session, **request(argv, script, timeout, variables), **boundary)
     if explain:
@@ -111,7 +111,11 @@ def run(params: Message, source: Source | None, stream: bool) -> Message:
         print(f"goexfs: stopped at the time limit{limit}", file=sys.stderr)
     if stream:
         tell_limits(result)
+        tell_refused(result)
     return result
+
+
+_FEW = 5
 
 
 _LIMITS = {
@@ -126,6 +130,19 @@ def tell_limits(result: Message) -> None:
     """Name the limits that the script ran into: its own words for it may be odd ones."""
     for limit in result.get("exceeded") or ():
         print(f"goexfs: hit the limit on {_LIMITS.get(limit, limit)}", file=sys.stderr)
+
+
+def tell_refused(result: Message) -> None:
+    """Name the hosts that were refused, each once, with the option that would allow it."""
+    asked = (result.get("network") or {}).get("requests", ())
+    rules = list(dict.fromkeys(each["rule"] for each in asked if each.get("rule")))
+    for rule in rules[:_FEW]:
+        from goexfs.names import visible
+
+        print(f"goexfs: refused the network: --allow-host {visible(rule)} would allow it",
+              file=sys.stderr)  # fmt: skip
+    if len(rules) > _FEW:
+        print(f"goexfs: ... and {len(rules) - _FEW} more: goexfs log --network", file=sys.stderr)
 
 
 def text(value: str, what: str) -> str:
