@@ -51,6 +51,15 @@ class RootInfo(Reply):
     """Where this root appears in the mounted view."""
 
 
+class ViewRule(Reply):
+    """What a session's view keeps of a path, for every process."""
+
+    kind: Literal["hidden", "masked", "read_only"]
+    pattern: str
+    root: str | None = None
+    """The name of the root that it is about; None: every one."""
+
+
 class SessionInfo(Reply):
     session: str
     name: str
@@ -68,6 +77,7 @@ class SessionInfo(Reply):
     """The session that it was forked from, by id."""
     forked_at: int | None = None
     """At which checkpoint of it."""
+    rules: list[ViewRule] = Field(default_factory=list)
 
 
 class Summary(Reply):
@@ -210,6 +220,14 @@ class Mount(Model):
     roots: list[str] = Field(min_length=1, max_length=64)
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     at: str | None = None
+    policy: str | None = Field(default=None, pattern=POLICY_NAME)
+    """Whose paths in the roots the view keeps; None: ``default``."""
+    hide: list[str] = Field(default_factory=list, max_length=1024)
+    """Further ones: not to be seen by anybody at the mountpoint,"""
+    mask: list[str] = Field(default_factory=list, max_length=256)
+    """to be seen empty,"""
+    read_only: list[str] = Field(default_factory=list, max_length=256)
+    """not to be changed."""
 
 
 class Ls(Model):
@@ -290,6 +308,7 @@ class Rules(Model):
     read: list[str] = Field(default_factory=list, max_length=256)
     hide: list[str] = Field(default_factory=list, max_length=1024)
     show: list[str] = Field(default_factory=list, max_length=256)
+    mask: list[str] = Field(default_factory=list, max_length=256)
     read_only: list[str] = Field(default_factory=list, max_length=256)
     unenforced: Literal["refuse", "allow"] | None = None
 

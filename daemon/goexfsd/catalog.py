@@ -21,7 +21,7 @@ from urllib.parse import quote
 from goexfs.errors import StoreFailed
 from goexfs.protocol import CheckpointInfo, CommitInfo, SessionState, StepInfo, Summary
 
-SCHEMA = 3
+SCHEMA = 4
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     groups TEXT NOT NULL, home TEXT NOT NULL, user TEXT NOT NULL, slot INTEGER NOT NULL,
     roots TEXT NOT NULL, at TEXT, at_ino INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL,
     checkpoint INTEGER NOT NULL DEFAULT -1, created REAL NOT NULL, ended REAL, why TEXT,
-    forked TEXT, forked_at INTEGER
+    forked TEXT, forked_at INTEGER, rules TEXT NOT NULL DEFAULT '[]'
 ) STRICT;
 CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
 CREATE TABLE IF NOT EXISTS checkpoints (
@@ -63,6 +63,7 @@ ALTER TABLE commits ADD COLUMN dropped REAL;
 ALTER TABLE sessions ADD COLUMN forked TEXT;
 ALTER TABLE sessions ADD COLUMN forked_at INTEGER;
 """,
+    3: "ALTER TABLE sessions ADD COLUMN rules TEXT NOT NULL DEFAULT '[]';",
 }
 """Schema -> what makes the next one of it."""
 
@@ -107,6 +108,8 @@ class SessionRow:
     """The session that this one was forked from."""
     forked_at: int | None = None
     """At which checkpoint of it."""
+    rules: tuple[tuple[Any, ...], ...] = ()
+    """What its view keeps: kind, index of the root or None, pattern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,7 @@ class Catalog:
     def add_session(self, row: SessionRow) -> None:
         with self._write() as db:
             db.execute(
-                "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     row.id,
                     row.name,
@@ -224,6 +227,7 @@ class Catalog:
                     row.why,
                     row.forked,
                     row.forked_at,
+                    json.dumps(row.rules),
                 ),
             )
 
@@ -413,7 +417,7 @@ class Catalog:
 
 def _session(row: Any) -> SessionRow:
     (sid, name, uid, gid, groups, home, user, slot, roots, at, at_ino, state, *rest) = row
-    checkpoint, created, ended, why, forked, forked_at = rest
+    checkpoint, created, ended, why, forked, forked_at, rules = rest
     return SessionRow(
         sid,
         name,
@@ -433,6 +437,7 @@ def _session(row: Any) -> SessionRow:
         why,
         forked,
         forked_at,
+        tuple(tuple(rule) for rule in json.loads(rules)),
     )
 
 

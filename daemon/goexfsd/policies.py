@@ -14,9 +14,12 @@ import trio
 from goexfs import protocol as p
 from goexfs.errors import GoexfsError, SandboxFailed
 from goexfs.names import display
+from goexfsd.catalog import SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.config import Config
 from goexfsd.rulebook import read_rules
+from goexfsd.sandbox import Rule
+from goexfsd.sandbox import rules as within
 from goexfsd.sandbox.presets import PRESETS
 from goexfsd.sandbox.resolve import SIZES, Resolved, Said, preset, resolve, understand
 from goexfsd.session import House
@@ -75,6 +78,24 @@ async def choose(house: House, reader: Reader, request: p.Run) -> Chosen:
         said.append(Said(RUN, "run", request.rules))
     resolved = resolve(name, said, ceiling(house.config), house.config.network)
     return Chosen(resolved, tuple(str(each) for each in found["available"]))
+
+
+async def rules(house: House, row: SessionRow, request: p.Mount) -> tuple[Rule, ...]:
+    """What the view of a new session keeps: its owner's policy, its projects', and the request.
+
+    Raises what ``choose`` does.
+    """
+    roots = tuple(Root(i, root.name, root.path, root.ino) for i, root in enumerate(row.roots))
+    reader = Reader(
+        Owner(row.uid, row.gid, row.groups),
+        row.home,
+        roots,
+        house.config.view.sandbox_uid_base + row.slot,
+    )
+    own = p.Rules(hide=request.hide, mask=request.mask, read_only=request.read_only)
+    chosen = await choose(house, reader, p.Run(policy=request.policy, rules=own))
+    policy = chosen.resolved.policy
+    return within(policy, row.home, [root.path for root in roots], asked=request.hide)
 
 
 def _said(reader: Reader, file: list[Any], kind: Any) -> Said:

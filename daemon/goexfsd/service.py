@@ -103,6 +103,7 @@ class Service:
         pending = decide.pending(self.house, self.locks)
         decide.refuse_pending(pending, [path for path, _ in roots])
         row = self._new_row(peer, request, roots, at, mine)
+        row = replace(row, rules=await policies.rules(self.house, row, request))
         names = [root.name for root in row.roots]
         make = partial(self.house.store.create_layer, row.id, row.uid, row.gid, names)
         return (await self._open(row, make)).info()

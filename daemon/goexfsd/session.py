@@ -28,7 +28,7 @@ import trio
 
 from goexfs.errors import GoexfsError, InvalidState, NotFound, Usage, ViewFailed
 from goexfs.names import display, to_wire
-from goexfs.protocol import CheckpointInfo, RootInfo, SessionInfo, Summary
+from goexfs.protocol import CheckpointInfo, RootInfo, SessionInfo, Summary, ViewRule
 from goexfsd import lifecycle, stable
 from goexfsd.catalog import Catalog, RootRow, SessionRow
 from goexfsd.channel import Channel, open_channel
@@ -140,6 +140,14 @@ class Session:
             checkpoint=max(self.row.checkpoint, 0),
             forked_from=self.row.forked,
             forked_at=self.row.forked_at,
+            rules=[
+                ViewRule(
+                    kind=kind,
+                    pattern=pattern,
+                    root=None if root is None else self.row.roots[root].name,
+                )
+                for kind, root, pattern in self.row.rules
+            ],
         )
 
     # -- life --------------------------------------------------------------------------------
@@ -199,6 +207,7 @@ class Session:
                 "sandbox_gid": self.enter_uid if squash else None,
                 "suid": view.suid,
                 "dev": view.dev,
+                "rules": self.row.rules,
             },
         )
 

@@ -128,7 +128,8 @@ async def explain(
     session.view()
     number = session.house.catalog.next_step(session.id)
     job = make_job(session, sandboxes.hide, request, number)
-    launch = sandbox.plan(job, chosen.resolved.policy, sandboxes.machine)
+    policy = sandbox.rest(chosen.resolved.policy, session.row.rules)
+    launch = sandbox.plan(job, policy, sandboxes.machine)
     return await sandbox.explain(launch)
 
 
@@ -215,7 +216,7 @@ class _Step:
         self.call = call
         self.request = request
         self.chosen = chosen.resolved
-        self.policy = self.chosen.policy
+        self.policy = sandbox.rest(self.chosen.policy, session.row.rules)
         self.over: list[LayerLimit] = []
         self.unmeasured: GoexfsError | None = None
         limit = self.policy.output_bytes

@@ -99,13 +99,25 @@ def here() -> str | None:
         return None
 
 
-def mount(roots: Sequence[Path], name: str | None, at: Path | None) -> Mount:
+def mount(
+    roots: Sequence[Path],
+    name: str | None,
+    at: Path | None,
+    policy: str | None,
+    hide: Sequence[str],
+    mask: Sequence[str],
+    read_only: Sequence[str],
+) -> Mount:
     place = None if at is None else path(os.path.realpath(os.fsencode(at)))
     return build(
         Mount,
         roots=[path(os.path.realpath(os.fsencode(root))) for root in roots],
         name=name,
         at=place,
+        policy=policy,
+        hide=list(hide),
+        mask=list(mask),
+        read_only=list(read_only),
     )
 
 

@@ -174,10 +174,18 @@ class TrioClient:
         return await self._ask(Ping(), PingResult)
 
     async def mount(
-        self, *roots: Path, name: str | None = None, at: Path | None = None
+        self,
+        *roots: Path,
+        name: str | None = None,
+        at: Path | None = None,
+        policy: str | None = None,
+        hide: Sequence[str] = (),
+        mask: Sequence[str] = (),
+        read_only: Sequence[str] = (),
     ) -> SessionInfo:
         """Open a session over one or more real directories and mount its view."""
-        return await self._ask(asking.mount(roots, name, at), SessionInfo)
+        request = asking.mount(roots, name, at, policy, hide, mask, read_only)
+        return await self._ask(request, SessionInfo)
 
     async def ls(self, *, all: bool = False) -> list[SessionInfo]:
         return (await self._ask(asking.build(Ls, all=all), LsResult)).sessions

@@ -90,9 +90,19 @@ class Client:
     def ping(self) -> PingResult:
         return self._ask(Ping(), PingResult)
 
-    def mount(self, *roots: Path, name: str | None = None, at: Path | None = None) -> SessionInfo:
+    def mount(
+        self,
+        *roots: Path,
+        name: str | None = None,
+        at: Path | None = None,
+        policy: str | None = None,
+        hide: Sequence[str] = (),
+        mask: Sequence[str] = (),
+        read_only: Sequence[str] = (),
+    ) -> SessionInfo:
         """Open a session over one or more real directories and mount its view."""
-        return self._ask(asking.mount(roots, name, at), SessionInfo)
+        request = asking.mount(roots, name, at, policy, hide, mask, read_only)
+        return self._ask(request, SessionInfo)
 
     def ls(self, *, all: bool = False) -> list[SessionInfo]:
         return self._ask(asking.build(Ls, all=all), LsResult).sessions

@@ -76,7 +76,10 @@ def test_what_a_script_writes_is_no_policy(project: Path, owner: User, goexfs: G
         (b"cpu = nan", "is wrong at cpu"),
         (b"hide = [1979-05-27]", "hide is no text, number or list"),
         (b"extends = 'dev'", "is wrong at extends"),
-        (b"hide = ['**/x']", "** is not understood"),
+        (b"hide = ['/srv/**/x']", "** is only understood below the roots"),
+        (b"hide = ['**/x']", "is not in force: the session was opened without it"),
+        (b"mask = ['x']", "is not in force: the session was opened without it"),
+        (b"mask = ['/etc/x']", "is not relative to the roots"),
         (b"# " + b"x" * 70_000, "larger than 64 KiB"),
     ],
 )

@@ -4,6 +4,7 @@
 
 - ``policy``, ``presets``, ``secrets``: what a script may do and use; data
 - ``resolve``: from what everybody says to one policy; pure
+- ``within``: which of its paths are the view's to keep; pure
 - ``machine``: what this machine offers, found once
 - ``plan``, ``reach``, ``seccomp``, ``interpreter``: pure
 - ``look``: what must be looked at before each run
@@ -19,6 +20,7 @@ from goexfsd.sandbox.parked import CgroupRoot
 from goexfsd.sandbox.plan import Job, Launch, View, Way, plan
 from goexfsd.sandbox.policy import Policy
 from goexfsd.sandbox.run import Outcome, Running, run
+from goexfsd.sandbox.within import Rule, rest, rules
 
 
 def open_cgroups(machine: Machine) -> CgroupRoot:
@@ -36,6 +38,7 @@ __all__ = [
     "Machine",
     "Outcome",
     "Policy",
+    "Rule",
     "Running",
     "View",
     "Way",
@@ -43,5 +46,7 @@ __all__ = [
     "find_machine",
     "open_cgroups",
     "plan",
+    "rest",
+    "rules",
     "run",
 ]

@@ -73,6 +73,8 @@ class Policy(BaseModel):
     """Show the owner's home read-only (never in a session of root)."""
     hidden: tuple[str, ...] = SECRETS
     """Empty to the script.  Absolute, below ``~/``, or else below every root."""
+    masked: tuple[str, ...] = ()
+    """Below every root: there, but empty and not to be changed.  Only a view can do that."""
     read_only: tuple[str, ...] = ()
     """Below every root: what a script may see and not change."""
     layer_bytes: int | None = Field(default=None, ge=0)

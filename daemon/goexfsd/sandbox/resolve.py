@@ -24,6 +24,7 @@ from goexfs.names import display
 from goexfs.protocol import Credential, Rules
 from goexfs.units import size_text
 from goexfsd.hosts import HostRule, Hosts, join, parse_rule, parse_service
+from goexfsd.layer.selection import expression
 from goexfsd.sandbox.policy import Policy
 from goexfsd.sandbox.presets import PRESETS
 
@@ -47,11 +48,12 @@ _RANKS: dict[str, tuple[Value, ...]] = {  # the narrowest first
     "home": (False, True),
     "unenforced": ("refuse", "allow"),
 }
-_LISTS = ("read", "hide", "read_only")
+_LISTS = ("read", "hide", "mask", "read_only")
 _FIELDS = {
     "memory": "memory_bytes",
     "processes": "max_processes",
     "hide": "hidden",
+    "mask": "masked",
 }
 """Keys whose field in ``Policy`` is named otherwise."""
 KEYS = (*_RANKS, "allow", "credentials", *_NUMBERS, "environment", *_LISTS)
@@ -297,13 +299,15 @@ def _read_path(path: str, source: str) -> str:
 
 def _pattern(path: str, source: str) -> str:
     path = _plain(path, source)
-    if "**" in path:
+    if "**" in path and path.startswith(("/", "~/")):
         raise Usage(
-            f"{source}: {display(path)}: ** is not understood",
-            hint="* stands for any part of one name; to find names at any depth would mean to"
-            " walk the whole tree before each run",
+            f"{source}: {display(path)}: ** is only understood below the roots",
+            hint="* stands for any part of one name; to find names at any depth elsewhere would"
+            " mean to walk the whole tree before each run",
         )
-    if not path.strip("/"):
+    if "**" in path:
+        expression(path)  # raises
+    if not path.strip("/.*"):
         raise Usage(f"{source}: {display(path)} cannot be hidden")
     return path.rstrip("/")
 
@@ -312,8 +316,8 @@ def _relative(path: str, source: str) -> str:
     path = _pattern(path, source)
     if path.startswith(("/", "~")):
         raise Usage(
-            f"{source}: read_only: {display(path)} is not relative to the roots",
-            hint="all outside the roots is read-only anyway",
+            f"{source}: {display(path)} is not relative to the roots",
+            hint="all outside the roots is read-only anyway, and can be hidden",
         )
     return path
 
@@ -343,6 +347,7 @@ def bound(credential: Credential) -> str:
 _CHECKS: dict[str, Callable[[str, str], str]] = {
     "read": _read_path,
     "hide": _pattern,
+    "mask": _relative,
     "read_only": _relative,
 }
 

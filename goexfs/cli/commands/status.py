@@ -37,6 +37,8 @@ def _rows(result: Message) -> Iterator[tuple[str, str]]:
     for root in session["roots"]:
         yield "root", show.name(root["path"])
         yield "view", show.name(root["view"])
+    for rule in session.get("rules") or ():
+        yield rule["kind"].replace("_", "-"), show.name(rule["pattern"])
     running = session.get("running") or []
     steps = ", ".join(str(number) for number in running)
     yield "steps", f"{result['steps']}, " + (f"running: {steps}" if running else "none running")
