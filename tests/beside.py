@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from entries import THEN
 
 T = TypeVar("T")
-_PATIENCE = 300
+_PATIENCE = 100
 """Seconds after which a child that waits for something is ended."""
 
 

@@ -16,10 +16,12 @@ import pytest
 from beside import as_user, picture
 from calls import CALLS, listed, rename, told
 from daemons import User
+from dirscenes import ON_DIRECTORIES
 from entries import ABSENT, DIRECTORIES, KINDS, Kind, still
 from goexfsd import kernel
 from goexfsd.worker import Owner
 from manifests import differences, manifest
+from scenes import ON_FILES
 from views import mounted
 
 Case = tuple[tuple[tuple[str, Kind], ...], Callable[[], object]]
@@ -61,12 +63,24 @@ def into_directories() -> dict[str, Case]:
     }
 
 
+def scenes() -> dict[str, Case]:
+    files = ("lower file", "upper file", "copied file", "lower hard link")
+    directories = ("lower directory", "upper directory", "merged directory", "moved directory")
+    return {
+        f"{scene}: {kind}": ((("e", KINDS[kind]),), lambda do=do: do("e"))  # type: ignore[misc]
+        for table, kinds in ((ON_FILES, files), (ON_DIRECTORIES, directories))
+        for scene, do in table.items()
+        for kind in kinds
+    }
+
+
 GROUPS: dict[str, Callable[[], dict[str, Case]]] = {
     "one entry": of_one_entry,
     "rename": lambda: of_two_entries(0),
     "rename without replacing": lambda: of_two_entries(kernel.RENAME_NOREPLACE, _THERE_OR_NOT),
     "exchange": lambda: of_two_entries(kernel.RENAME_EXCHANGE),
     "rename into directories": into_directories,
+    "scenes": scenes,
 }
 
 
@@ -131,7 +145,7 @@ def test_every_call_on_every_kind_of_entry(
     hold(ordinary_user, GROUPS[group](), arena, btrfs_image, ext4_image)
 
 
-@pytest.mark.parametrize("group", ["one entry", "rename into directories"])
+@pytest.mark.parametrize("group", ["one entry", "rename into directories", "scenes"])
 def test_every_call_as_root(group: str, arena: Path, btrfs_image: Path, ext4_image: Path) -> None:
     hold(User(0, 0), GROUPS[group](), arena, btrfs_image, ext4_image)
 

@@ -188,6 +188,15 @@ def test_names_of_any_bytes(view: View) -> None:
         assert caught.value.errno == errno.ENAMETOOLONG
 
 
+def test_symlinks_of_the_greatest_length(view: View) -> None:
+    os.symlink("t" * 4095, view.top / "long")
+    os.rename(view.top / "long", view.top / "src" / "long")
+    view.remount()
+    assert os.readlink(view.top / "src" / "long") == "t" * 4095
+    with pytest.raises(OSError, match="too long"):
+        os.symlink("t" * 4096, view.top / "longer")
+
+
 def test_paths_beyond_path_max(view: View) -> None:
     here = os.open(view.top, os.O_RDONLY)
     for _ in range(40):
