@@ -22,7 +22,9 @@ from goexfsd.worker import (
     decode_message,
     encode_message,
     error_message,
+    open_lower,
     open_root,
+    open_top,
 )
 
 ROOT_USER = Owner(os.getuid(), os.getgid(), ())
@@ -149,9 +151,15 @@ def _child(entry: Callable[[Worker], None], spec: WorkerSpec, conn: Any) -> None
             label: os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             for label, path in spec.layers.items()
         }
+        tops = [open_top(root) for root in spec.roots]
         if spec.owner.uid != os.getuid():
             become(spec.owner)
-        worker = Worker(spec, conn, layer_fds, [open_root(root) for root in spec.roots])
+        fds = [open_root(root) for root in spec.roots]
+        shown = [
+            fd if top is None else open_lower(root, top)
+            for root, fd, top in zip(spec.roots, fds, tops, strict=True)
+        ]
+        worker = Worker(spec, conn, layer_fds, fds, shown)
         entry(worker)
     except BaseException as error:
         conn.send_bytes(encode_message(error_message(error)))

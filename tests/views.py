@@ -58,6 +58,8 @@ class View:
     mountpoint: Path
     owner: Owner = ROOT
     options: dict[str, Any] = field(default_factory=dict)
+    lower: Path | None = None
+    """A snapshot of the only root, which the view shows in its place."""
     conn: Connection | None = None
     process: Any = None
     _asked: int = 0
@@ -71,7 +73,7 @@ class View:
         options = {"mountpoint": str(self.mountpoint), "session": "test", **self.options}
         spec = WorkerSpec(
             self.owner,
-            tuple(Root(i, path.name, str(path)) for i, path in enumerate(self.roots)),
+            self.told_roots(),
             {"live": str(self.layer)},
             options,
         )
@@ -80,6 +82,10 @@ class View:
             message = self.receive()
             assert message["event"] == event, message
         return self
+
+    def told_roots(self) -> tuple[Root, ...]:
+        lower = None if self.lower is None else str(self.lower)
+        return tuple(Root(i, path.name, str(path), 0, lower) for i, path in enumerate(self.roots))
 
     def receive(self) -> dict[str, Any]:
         assert self.conn is not None
@@ -100,14 +106,16 @@ class View:
         assert reply["id"] == self._asked
         return reply
 
-    def rewind(self, layer: Path) -> dict[str, Any]:
+    def rewind(self, layer: Path, lower: Path | None = None) -> dict[str, Any]:
+        """Go over to another layer, and to another snapshot of the root beneath it if given."""
         assert self.conn is not None
-        self.command("rewind")
-        fd = os.open(layer, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            send_handle(self.conn, fd, self.process.pid)
-        finally:
-            os.close(fd)
+        self.command("rewind", **({} if lower is None else {"lowers": [""]}))
+        for path in (layer,) if lower is None else (layer, lower):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                send_handle(self.conn, fd, self.process.pid)
+            finally:
+                os.close(fd)
         self.layer = layer
         return self.answer()
 
@@ -145,11 +153,12 @@ def mounted(
     roots: list[Path],
     at: Path,
     owner: Owner = ROOT,
+    lower: Path | None = None,
     **options: Any,
 ) -> Iterator[View]:
     """A view of ``roots`` with a new layer on the btrfs ``at``."""
     layer = create_layer(at / f"layer-{os.urandom(4).hex()}", owner, [r.name for r in roots])
-    view = View(roots, layer, directory / "mnt", owner, dict(options))
+    view = View(roots, layer, directory / "mnt", owner, dict(options), lower)
     view.start()
     try:
         yield view

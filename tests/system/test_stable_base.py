@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +153,7 @@ def test_what_the_session_never_saw_is_not_deleted_with_its_directory(
 
 
 def test_a_partial_commit_brings_the_session_up_to_date(
-    session: Session, project: Path, btrfs_image: Path
+    session: Session, stable_daemon: Daemon, project: Path, btrfs_image: Path
 ) -> None:
     view = session.view
     (first,) = subvolumes_of(btrfs_image / "store")
@@ -173,6 +175,11 @@ def test_a_partial_commit_brings_the_session_up_to_date(
     assert session.changes() == {("modified", "run.sh")}
     (second,) = subvolumes_of(btrfs_image / "store")
     assert second != first
+    _cut_off(stable_daemon)
+    assert session.changes() == {("modified", "run.sh")}
+    assert (view / "private").read_text() == "mine\n"
+    (third,) = subvolumes_of(btrfs_image / "store")
+    assert third not in (first, second)
     (project / "private").write_text("mine again\n")
     (view / "private").chmod(0o640)
     (view / "README.md").write_text("# again\n")
@@ -185,6 +192,18 @@ def test_a_partial_commit_brings_the_session_up_to_date(
     assert (project / "private").read_text() == "mine again\n"
     session("discard")
     assert subvolumes_of(btrfs_image / "store") == []
+
+
+def _cut_off(daemon: Daemon) -> None:
+    """Let the daemon die as the commit was all but recorded; and another finish it."""
+    daemon.kill()
+    with closing(sqlite3.connect(daemon.state / "catalog.sqlite")) as db:
+        db.execute("UPDATE commits SET state='intent'")
+        db.execute("UPDATE sessions SET state='committing'")
+        db.commit()
+    daemon.start()
+    with closing(sqlite3.connect(daemon.state / "catalog.sqlite")) as db:
+        assert db.execute("SELECT state FROM commits").fetchall() == [("done",)]
 
 
 def test_it_is_the_same_after_a_restart(
@@ -224,7 +243,9 @@ def test_a_fork_sees_the_same_base(
     session("discard", "-s", fork["session"])
 
 
-def test_a_rewound_view_forgets_what_was_absent(session: Session) -> None:
+def test_a_rewound_view_forgets_what_was_absent(
+    session: Session, project: Path, btrfs_image: Path
+) -> None:
     """Absence is remembered for good over a stable base, but not over a rewind."""
     (session.view / "later").touch()
     session("checkpoint")
@@ -236,12 +257,12 @@ def test_a_rewound_view_forgets_what_was_absent(session: Session) -> None:
     assert not (session.view / "never").exists()
     (session.view / "never").touch()
     assert (session.view / "never").exists()
+    _check_shared_extents(session, project, btrfs_image)
     session("discard")
 
 
-def test_copies_share_their_data_with_the_base(
-    session: Session, project: Path, btrfs_image: Path
-) -> None:
+def _check_shared_extents(session: Session, project: Path, btrfs_image: Path) -> None:
+    """A copy shares what was not written with the real file."""
     big = session.view / "src" / "deep" / "er" / "data.bin"
     number = big.stat().st_ino
     with open(big, "r+b") as file:
@@ -251,7 +272,6 @@ def test_copies_share_their_data_with_the_base(
     (copy,) = (btrfs_image / "store").glob("sessions/*/layer/upper/*/src/deep/er/data.bin")
     ends = [sum(extents(path)[-1]) for path in (copy, project / "src" / "deep" / "er" / "data.bin")]
     assert ends[0] == ends[1]
-    session("discard")
 
 
 def test_roots_that_cannot_have_it_are_live(
