@@ -66,7 +66,12 @@ def command(
     is the script's where that failed; else 0, 3 for a conflict, or that of the error.
     """
     params = {**request(argv, script, timeout, variables), **boundary}
-    session = ask("mount", {"roots": [real(root) for root in roots or (".",)]})
+    mount: Message = {"roots": [real(root) for root in roots or (".",)]}
+    if "policy" in boundary:
+        mount["policy"] = boundary["policy"]
+    if hide := boundary.get("rules", {}).get("hide"):
+        mount["hide"] = hide
+    session = ask("mount", mount)
     return Try(session, answer).go(params, read_stdin=script != "-")
 
 

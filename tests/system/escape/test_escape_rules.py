@@ -159,6 +159,16 @@ def test_what_is_not_ruled_is_as_free_as_ever(field: Field) -> None:
     assert field.goexfs("run", "--", "sh", "-c", work).split() == [".git", "other-name"]
 
 
+def test_try_hides_for_its_whole_session(daemon: Daemon, tree: Path, ordinary_user: User) -> None:
+    (tree / "src" / ".env").write_text("PRIVATE")
+    ordinary_user.own(tree)
+    run = ("try", "--no", "--hide", ".env", "--root", tree, "--", "ls", "-A", "src")
+    done = daemon.run(*run, user=ordinary_user)
+    assert done.status == 0, done.err
+    assert "main.py" in done.out
+    assert ".env" not in done.out
+
+
 def test_rules_come_from_policies_too(daemon: Daemon, tree: Path, ordinary_user: User) -> None:
     (tree / ".goexfs.toml").write_text('hide = ["*.pem"]\nread_only = ["Makefile"]\n')
     (tree / "deep").mkdir()
