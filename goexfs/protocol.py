@@ -73,6 +73,9 @@ class SessionInfo(Reply):
     """Steps running now."""
     checkpoint: int = 0
     """The checkpoint that the live layer descends from."""
+    view: Literal["fuse", "kernel"] = "fuse"
+    lacks: list[str] = Field(default_factory=list)
+    """What this view does not do and the other does, a sentence each."""
     forked_from: str | None = None
     """The session that it was forked from, by id."""
     forked_at: int | None = None
@@ -228,6 +231,8 @@ class Mount(Model):
     """to be seen empty,"""
     read_only: list[str] = Field(default_factory=list, max_length=256)
     """not to be changed."""
+    view: Literal["fuse", "kernel", "auto"] = "fuse"
+    """Who serves it; ``auto``: the kernel where that loses nothing that was asked for."""
 
 
 class Ls(Model):

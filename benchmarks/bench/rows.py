@@ -30,6 +30,7 @@ VIEWS = (
     "native",
     "goexfs",
     "goexfs run",
+    "goexfs kernel",
     "fuse-overlayfs",
     "overlayfs",
     "bwrap --overlay",

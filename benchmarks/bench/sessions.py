@@ -17,6 +17,7 @@ from bench.work import many, timed
 from goexfs.client import Client
 
 OVERLAYS = ("fuse-overlayfs", "overlayfs")
+VIEWS = ("goexfs", "goexfs kernel", *OVERLAYS)
 
 
 # -- open ------------------------------------------------------------------------------------------
@@ -39,7 +40,7 @@ def _open(tree: str, title: str) -> Item:
         finally:
             context.__exit__(None, None, None)
 
-    return Item(f"open-{tree}", measure, ("goexfs", *OVERLAYS), (tree,), seldom=tree == "huge")
+    return Item(f"open-{tree}", measure, VIEWS, (tree,), seldom=tree == "huge")
 
 
 # -- run -- true -----------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ def _diff(tree: str, title: str) -> Item:
                 return {row: timed(lambda: stage.popen(view.wrap(["status", "--porcelain"])))}
             return {row: timed(lambda: stage.popen(["find", str(view.upper), "-ls"]))}
 
-    return Item(f"diff-{tree}", measure, ("goexfs", *OVERLAYS, "shadow git"), (tree,))
+    return Item(f"diff-{tree}", measure, (*VIEWS, "shadow git"), (tree,))
 
 
 def _deletions(stage: Stage, system: System) -> Figures:
@@ -226,7 +227,7 @@ def _commit(count: float, title: str) -> Item:
                 _changed(stage, view, count)
                 return {row: timed(_landing(stage, system, base, view))}
 
-    return Item(f"commit-{title}", measure, ("goexfs", *OVERLAYS, "sandlock"), ("small",))
+    return Item(f"commit-{title}", measure, (*VIEWS, "sandlock"), ("small",))
 
 
 def _sandlock_commit(stage: Stage, base: Path, count: float, row: str) -> Figures:
@@ -346,17 +347,17 @@ SESSIONS: tuple[Item, ...] = (
     Item(
         "checkpoint",
         _checkpoint,
-        ("goexfs", *OVERLAYS, "shadow git", "btrfs snapshot"),
+        (*VIEWS, "shadow git", "btrfs snapshot"),
         ("small",),
     ),
     Item("checkpoints", _checkpoints, ("goexfs", "shadow git"), ("one",), seldom=True),
     _diff("small", "5,000"),
     _diff("large", "100,000"),
     Item("deletions", _deletions, ("goexfs", "shadow git"), ("small",)),
-    Item("discard", _discard, ("goexfs", *OVERLAYS, "shadow git"), ("small",)),
+    Item("discard", _discard, (*VIEWS, "shadow git"), ("small",)),
     _commit(0.01, "10"),
     _commit(3, "3,000"),
-    Item("commit-big", _commit_big, ("goexfs", *OVERLAYS), ("big",)),
+    Item("commit-big", _commit_big, VIEWS, ("big",)),
     _many(1),
     _many(10),
     _many(50),

@@ -138,17 +138,25 @@ class Goexfs(System):
     """The FUSE view of a session, from the host."""
 
     name = "goexfs"
+    kind = "fuse"
 
     @contextlib.contextmanager
     def view(self, stage: Stage, base: Path, *, writes: bool) -> Iterator[View]:
         with stage.as_user():
-            info = stage.client.mount(base)
+            info = stage.client.mount(base, view=self.kind)
         try:
             yield View(Path(info.mountpoint), session=info.session)
         finally:
             with stage.as_user():
                 if any(one.session == info.session for one in stage.client.ls()):
                     stage.client.discard(info.session)
+
+
+class GoexfsKernel(Goexfs):
+    """The kernel view of a session, from the host."""
+
+    name = "goexfs kernel"
+    kind = "kernel"
 
 
 class GoexfsInside(Goexfs):
@@ -311,6 +319,7 @@ SYSTEMS: tuple[System, ...] = (
     Native(),
     Goexfs(),
     GoexfsInside(),
+    GoexfsKernel(),
     FuseOverlayfs(),
     Overlayfs(),
     Bubblewrap(),

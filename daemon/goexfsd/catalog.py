@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS sessions (
     groups TEXT NOT NULL, home TEXT NOT NULL, user TEXT NOT NULL, slot INTEGER NOT NULL,
     roots TEXT NOT NULL, at TEXT, at_ino INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL,
     checkpoint INTEGER NOT NULL DEFAULT -1, created REAL NOT NULL, ended REAL, why TEXT,
-    forked TEXT, forked_at INTEGER, rules TEXT NOT NULL DEFAULT '[]'
+    forked TEXT, forked_at INTEGER, rules TEXT NOT NULL DEFAULT '[]',
+    kernel INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
 CREATE TABLE IF NOT EXISTS checkpoints (
@@ -63,7 +64,10 @@ ALTER TABLE commits ADD COLUMN dropped REAL;
 ALTER TABLE sessions ADD COLUMN forked TEXT;
 ALTER TABLE sessions ADD COLUMN forked_at INTEGER;
 """,
-    3: "ALTER TABLE sessions ADD COLUMN rules TEXT NOT NULL DEFAULT '[]';",
+    3: """
+ALTER TABLE sessions ADD COLUMN rules TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE sessions ADD COLUMN kernel INTEGER NOT NULL DEFAULT 0;
+""",
 }
 """Schema -> what makes the next one of it."""
 
@@ -110,6 +114,8 @@ class SessionRow:
     """At which checkpoint of it."""
     rules: tuple[tuple[Any, ...], ...] = ()
     """What its view keeps: kind, index of the root or None, pattern."""
+    kernel: bool = False
+    """The view is the kernel's overlayfs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +213,7 @@ class Catalog:
     def add_session(self, row: SessionRow) -> None:
         with self._write() as db:
             db.execute(
-                "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     row.id,
                     row.name,
@@ -228,6 +234,7 @@ class Catalog:
                     row.forked,
                     row.forked_at,
                     json.dumps(row.rules),
+                    row.kernel,
                 ),
             )
 
@@ -417,7 +424,7 @@ class Catalog:
 
 def _session(row: Any) -> SessionRow:
     (sid, name, uid, gid, groups, home, user, slot, roots, at, at_ino, state, *rest) = row
-    checkpoint, created, ended, why, forked, forked_at, rules = rest
+    checkpoint, created, ended, why, forked, forked_at, rules, in_kernel = rest
     return SessionRow(
         sid,
         name,
@@ -438,6 +445,7 @@ def _session(row: Any) -> SessionRow:
         forked,
         forked_at,
         tuple(tuple(rule) for rule in json.loads(rules)),
+        bool(in_kernel),
     )
 
 

@@ -29,6 +29,7 @@ from goexfsd import decide, doctor, forks, outward, policies, retention, steps, 
 from goexfsd.catalog import CommitRow, RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
+from goexfsd.overlay.choice import use_kernel
 from goexfsd.probe import probe
 from goexfsd.server import Call, Peer
 from goexfsd.session import House, Session
@@ -103,7 +104,9 @@ class Service:
         pending = decide.pending(self.house, self.locks)
         decide.refuse_pending(pending, [path for path, _ in roots])
         row = self._new_row(peer, request, roots, at, mine)
-        row = replace(row, rules=await policies.rules(self.house, row, request))
+        rules = await policies.rules(self.house, row, request)
+        in_kernel = use_kernel(request.view, of_root=row.uid == 0, ruled=bool(rules))
+        row = replace(row, rules=rules, kernel=in_kernel)
         names = [root.name for root in row.roots]
         make = partial(self.house.store.create_layer, row.id, row.uid, row.gid, names)
         return (await self._open(row, make)).info()

@@ -33,9 +33,10 @@ from goexfsd import lifecycle, stable
 from goexfsd.catalog import Catalog, RootRow, SessionRow
 from goexfsd.channel import Channel, open_channel
 from goexfsd.config import Config
-from goexfsd.hold import Hold, Place, open_hold
+from goexfsd.hold import START_SECONDS, Hold, Place, open_hold
 from goexfsd.layer import jobs as layer_jobs
 from goexfsd.layer.selection import Selection
+from goexfsd.overlay.choice import LACKS
 from goexfsd.store import Store
 from goexfsd.vault import Vault
 from goexfsd.worker import Owner, Root, Worker, Workers, WorkerSpec
@@ -89,6 +90,8 @@ class Session:
     """The view's count of mutations at the last checkpoint."""
     _swaps: int = 0
     """How often the layer was exchanged."""
+    _turn: _Turn | None = None
+    """Somebody wants the view to be mounted anew."""
     _unknown: bool = True
     """Nothing is known of the layer since the last checkpoint (a new worker)."""
 
@@ -108,7 +111,16 @@ class Session:
     @property
     def place(self) -> Place:
         directory = self.house.config.runtime_dir / "views" / self.row.id
-        return Place(directory, self.enter_uid, self.row.at, self.row.at_ino, self.row.uid)
+        names = tuple(root.name for root in self.row.roots) if len(self.row.roots) > 1 else ()
+        return Place(
+            directory,
+            self.enter_uid,
+            self.row.at,
+            self.row.at_ino,
+            self.row.uid,
+            kernel=self.row.kernel,
+            names=names,
+        )
 
     @property
     def mountpoint(self) -> str:
@@ -138,6 +150,8 @@ class Session:
             created=self.row.created,
             running=[] if self.running is None else [self.running],
             checkpoint=max(self.row.checkpoint, 0),
+            view="kernel" if self.row.kernel else "fuse",
+            lacks=list(LACKS) if self.row.kernel else [],
             forked_from=self.row.forked,
             forked_at=self.row.forked_at,
             rules=[
@@ -155,6 +169,7 @@ class Session:
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the view mounted until ``close``.  Raises only before it first came up."""
         deaths: list[float] = []
+        turn: _Turn | None = None
         started = False
         try:
             while not self._closing.is_set():
@@ -165,6 +180,8 @@ class Session:
                             continue  # the layer was exchanged while it came up
                         self.hold = hold
                         self._unknown = True
+                        if turn is not None:
+                            turn.back.set()
                         if not started:
                             task_status.started()
                             started = True
@@ -179,6 +196,11 @@ class Session:
                     self.hold = None
                 if self._closing.is_set():
                     return
+                turn = self._turn
+                if turn is not None:
+                    turn.left.set()
+                    await _either(self._closing, turn.done)
+                    continue
                 deaths = [at for at in deaths if at > time.monotonic() - RESTART_WINDOW]
                 deaths.append(time.monotonic())
                 log.warning("view worker died", session=self.id, deaths=len(deaths))
@@ -208,6 +230,7 @@ class Session:
                 "suid": view.suid,
                 "dev": view.dev,
                 "rules": self.row.rules,
+                "opened_ns": int(self.row.created * 1e9),
             },
         )
 
@@ -335,6 +358,9 @@ class Session:
     async def swap(self, path: Path, roots: tuple[RootRow, ...] | None = None) -> None:
         """Make ``path`` (a writable layer that the store restored) the live layer, over
         ``roots`` from then on, if given."""
+        if self.row.kernel:
+            await self._mount_anew(path, roots)
+            return
         told = self.hold
         if told is not None:
             await self._go_over(path, roots)
@@ -345,6 +371,23 @@ class Session:
             self.hold.channel.kill()  # it came up meanwhile, with what was: another will
         if roots is not None:
             await self.show(roots)
+
+    async def _mount_anew(self, path: Path, roots: tuple[RootRow, ...] | None) -> None:
+        """``swap`` where the kernel holds the layer: it cannot be exchanged beneath it."""
+        self._turn = turn = _Turn()
+        try:
+            if self.hold is not None:
+                self.hold.ended.set()
+                await turn.left.wait()
+            await trio.to_thread.run_sync(self.house.store.adopt, self.id, path)
+            self._unknown = True
+            if roots is not None:
+                await self.show(roots)
+        finally:
+            self._turn = None
+            turn.done.set()
+        with trio.move_on_after(START_SECONDS):
+            await turn.back.wait()
 
     async def _go_over(self, path: Path, roots: tuple[RootRow, ...] | None) -> None:
         """Let the view show another layer, and other roots beneath it."""
@@ -469,6 +512,15 @@ class Session:
         """Advance the lifecycle, durably."""
         state = lifecycle.advance(self.row.state, event)
         self.row = self.house.catalog.set_session(self.row, state=state, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A view that is unmounted and mounted anew, and between the two the layer exchanged."""
+
+    left: trio.Event = field(default_factory=trio.Event)
+    done: trio.Event = field(default_factory=trio.Event)
+    back: trio.Event = field(default_factory=trio.Event)
 
 
 async def _either(*events: trio.Event) -> None:

@@ -46,6 +46,7 @@ PRELOAD = [
     "goexfsd.measure",
     "goexfsd.egress.worker",
     "goexfsd.view.worker",
+    "goexfsd.overlay.worker",
     "goexfsd.commit.jobs",
     "goexfsd.layer.jobs",
     "multiprocessing.reduction",

@@ -91,6 +91,10 @@ def opened(session: dict[str, Any]) -> None:
     print(f"session {name(session['name'])} ({session['session']})")
     for root in session["roots"]:
         print(f"  {name(root['path'])} is seen at {name(root['view'])}")
+    if session.get("lacks"):
+        print("the kernel serves it; unlike in the FUSE view:")
+        for each in session["lacks"]:
+            print(f"  {each}")
 
 
 def plural(count: int, noun: str) -> str:

@@ -107,6 +107,7 @@ def mount(
     hide: Sequence[str],
     mask: Sequence[str],
     read_only: Sequence[str],
+    view: str,
 ) -> Mount:
     place = None if at is None else path(os.path.realpath(os.fsencode(at)))
     return build(
@@ -118,6 +119,7 @@ def mount(
         hide=list(hide),
         mask=list(mask),
         read_only=list(read_only),
+        view=view,
     )
 
 

@@ -182,9 +182,10 @@ class TrioClient:
         hide: Sequence[str] = (),
         mask: Sequence[str] = (),
         read_only: Sequence[str] = (),
+        view: str = "fuse",
     ) -> SessionInfo:
         """Open a session over one or more real directories and mount its view."""
-        request = asking.mount(roots, name, at, policy, hide, mask, read_only)
+        request = asking.mount(roots, name, at, policy, hide, mask, read_only, view)
         return await self._ask(request, SessionInfo)
 
     async def ls(self, *, all: bool = False) -> list[SessionInfo]:

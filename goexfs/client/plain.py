@@ -99,9 +99,10 @@ class Client:
         hide: Sequence[str] = (),
         mask: Sequence[str] = (),
         read_only: Sequence[str] = (),
+        view: str = "fuse",
     ) -> SessionInfo:
         """Open a session over one or more real directories and mount its view."""
-        request = asking.mount(roots, name, at, policy, hide, mask, read_only)
+        request = asking.mount(roots, name, at, policy, hide, mask, read_only, view)
         return self._ask(request, SessionInfo)
 
     def ls(self, *, all: bool = False) -> list[SessionInfo]:

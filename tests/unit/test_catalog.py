@@ -104,7 +104,7 @@ def test_a_later_schema_is_refused(catalog: Catalog, path: Path) -> None:
 _SINCE = {
     1: [("commits", "undoes"), ("commits", "bytes"), ("commits", "dropped")],
     2: [("sessions", "forked"), ("sessions", "forked_at")],
-    3: [("sessions", "rules")],
+    3: [("sessions", "rules"), ("sessions", "kernel")],
 }
 """Schema → the columns that came after it."""
 

@@ -44,7 +44,6 @@ class Adopter:
     ) -> None:
         """``opened_ns``: when the base was last known to be what the session sees."""
         self._layer = layer
-        self._opened_ns = opened_ns
         self._sides = [
             _Side(layer, root, fd, opened_ns) for root, fd in zip(roots, root_fds, strict=True)
         ]
@@ -66,6 +65,11 @@ class Adopter:
         self._last, self._looked_ns = marks, now
         return self.mutations
 
+    def opened(self, when_ns: int) -> None:
+        """From now on what changed in the base before ``when_ns`` is what the session sees."""
+        for side in self._sides:
+            side.opened_ns = when_ns
+
     def close(self) -> None:
         for side in self._sides:
             side.close()
@@ -75,7 +79,7 @@ class _Side:
     """One root's upper tree and base."""
 
     def __init__(self, layer: Layer, root: Root, root_fd: int, opened_ns: int) -> None:
-        self._layer, self._root, self._opened_ns = layer, root.index, opened_ns
+        self._layer, self._root, self.opened_ns = layer, root.index, opened_ns
         self._upper_fd = os.open(
             os.fsencode(root.name),
             os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW,
@@ -177,7 +181,7 @@ class _Side:
 
     def _record(self, kind: Kind, ino: int, path: bytes, base: os.stat_result) -> None:
         identity = self._layer.identity(self._root, base)
-        if base.st_ctime_ns > self._opened_ns and not stat.S_ISDIR(base.st_mode):
+        if base.st_ctime_ns > self.opened_ns and not stat.S_ISDIR(base.st_mode):
             identity = replace(identity, ctime_ns=0)  # matches nothing: a conflict
         self._layer.record(kind, self._root, ino, path, identity)
 

@@ -8,6 +8,7 @@ daemon ends this worker and starts another over the new layer.
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from goexfs.errors import GoexfsError, Internal, Usage
@@ -16,9 +17,13 @@ from goexfsd.overlay.adopt import Adopter
 from goexfsd.overlay.mount import mount
 from goexfsd.worker import Worker, WorkerSpec
 
+_mounted_ns = 0
+
 
 def prepare(spec: WorkerSpec) -> None:
     """As root: mount the overlays."""
+    global _mounted_ns
+    _mounted_ns = time.time_ns()
     mount(spec)
 
 
@@ -30,7 +35,10 @@ def entry(worker: Worker) -> None:
         [os.fsencode(root.name) for root in spec.roots],
         [os.fstat(fd).st_dev for fd in worker.lower_fds],
     )
+    # What a crash left without a record was written when the session was open, no later.
     adopter = Adopter(layer, spec.roots, worker.lower_fds, int(spec.options["opened_ns"]))
+    adopter.adopt()
+    adopter.opened(_mounted_ns)
     worker.send({"event": "ready"})
     while True:
         try:

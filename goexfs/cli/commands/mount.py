@@ -37,9 +37,20 @@ from goexfs.wire import Message
 @click.option("--hide", multiple=True, metavar="GLOB", help="Show this to nobody in the view.")
 @click.option("--mask", multiple=True, metavar="GLOB", help="Show this empty.")
 @click.option("--read-only", multiple=True, metavar="GLOB", help="Let nobody change this.")
+@click.option(
+    "--view",
+    type=click.Choice(["fuse", "kernel", "auto"]),
+    default="fuse",
+    help="Who serves it [fuse]; kernel: fast, but knows less.",
+)
 @with_json
 def command(
-    directory: str, roots: tuple[str, ...], at: str | None, name: str | None, **rules: Any
+    directory: str,
+    roots: tuple[str, ...],
+    at: str | None,
+    name: str | None,
+    view: str,
+    **rules: Any,
 ) -> None:
     """Open a session over DIRECTORY and mount its view.
 
@@ -52,6 +63,8 @@ def command(
         params["at"] = real(at)
     if name is not None:
         params["name"] = name
+    if view != "fuse":
+        params["view"] = view
     params |= {key: value for key, value in rules.items() if value}
     session = ask("mount", params)
     if state().json:
