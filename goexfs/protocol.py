@@ -200,6 +200,8 @@ class CommitInfo(Reply):
     undo_until: float | None = None
     """It can be undone until then at the latest, earlier if newer commits need the room; None:
     not any more."""
+    sha256: str | None = None
+    """SHA-256 of the list of changes that it applied; None for an undo."""
     before_bytes: int = 0
     """What its before-images take in the store; less where they are shared with the base."""
 
@@ -259,6 +261,8 @@ class StatusResult(Reply):
     """Exclusive to the live layer, as btrfs accounts it (rounded to its block size)."""
     warnings: list[str] = Field(default_factory=list)
     """Those of all changes together, then ``code: N changes: sentence`` for each code."""
+    sha256: str = ""
+    """Of the list of changes."""
 
 
 class Pty(Model):
@@ -389,6 +393,8 @@ class RunResult(Reply):
     stderr: str | None = None
     truncated: bool = False
     policy: str = "default"
+    policy_sha256: str = ""
+    """Of everything that the policy came to."""
     exceeded: list[Literal["memory", "processes", "layer_bytes", "layer_inodes"]] = Field(
         default_factory=list
     )
@@ -469,6 +475,8 @@ class DiffResult(Reply):
     summary: Summary
     warnings: list[str] = Field(default_factory=list)
     """Of all changes together (``code: sentence``); those of one are in it."""
+    sha256: str = ""
+    """Of the list of changes; the audit log has it of what was seen and of what was committed."""
 
 
 class Log(Model):
@@ -616,6 +624,8 @@ class CommitResult(Reply):
     closed: bool
     losses: list[Loss] = Field(default_factory=list)
     """What could not be carried over although the change itself was committed."""
+    sha256: str | None = None
+    """Of the list of changes that were applied."""
     late: int = 0
     """Entries that somebody else changed in the very last moment; their newest bytes are kept
     with the commit's before-images."""
@@ -696,6 +706,44 @@ class DiscardResult(Reply):
     discarded: bool = True
 
 
+class Audit(Model):
+    """The audit log: the caller's own entries, and those about the caller's sessions; root: all."""
+
+    session: str | None = Field(default=None, max_length=64)
+    """Only about this one: an id, or the name of an open one."""
+    limit: int = Field(default=100, ge=0, le=100_000)
+    """The newest so many."""
+    verify: bool = False
+    """Also check the chain, of everybody's entries."""
+
+
+class AuditEntry(Reply):
+    number: int
+    at: float
+    what: str
+    """A method, or what the daemon did by itself: start, stop, applied, taken_back, torn."""
+    uid: int | None
+    """Who asked; None: nobody did."""
+    owner: int | None
+    """Whose session it is."""
+    session: str | None
+    result: str
+    """``ok``, the code of an error, or ``given_up``."""
+    said: dict[str, str]
+    """What there is to say besides."""
+    sha256: str
+    """Of the entry's line, which the next one holds."""
+
+
+class AuditResult(Reply):
+    entries: list[AuditEntry]
+    """Oldest first."""
+    checked: int | None = None
+    """How many entries were verified."""
+    problems: list[str] = Field(default_factory=list)
+    """What is wrong with the log; a sentence each."""
+
+
 class Doctor(Model):
     pass
 
@@ -733,6 +781,7 @@ METHODS: dict[str, tuple[type[Model], type[Reply]]] = {
     "secret_set": (SecretSet, SecretSetResult),
     "secret_list": (SecretList, SecretListResult),
     "secret_remove": (SecretRemove, SecretRemoveResult),
+    "audit": (Audit, AuditResult),
     "doctor": (Doctor, DoctorResult),
 }
 """Every method: its parameters and its result."""

@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import trio
 from goexfs.errors import Denied, GoexfsError, InvalidState
 from goexfs.protocol import DoctorResult
 from goexfsd import doctor, kernel, recovery, systemd
+from goexfsd.audit import open_audit
 from goexfsd.catalog import open_catalog, pending_commits
 from goexfsd.config import Config, read_config
 from goexfsd.server import Server, listen
@@ -40,6 +42,7 @@ log = structlog.get_logger("goexfsd")
 
 SOCKET = "goexfs.sock"
 CATALOG = "catalog.sqlite"
+AUDIT = "audit"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -152,9 +155,12 @@ async def _open_house(config: Config) -> AsyncIterator[House]:
         async with _open_store(config) as store:
             catalog = open_catalog(config.state_dir / CATALOG)
             try:
-                yield House(
-                    config, catalog, store, workers, worker_lock, open_vault(config.state_dir)
-                )
+                audit = open_audit(config.state_dir / AUDIT, catalog, config.audit.bytes)
+                try:
+                    vault = open_vault(config.state_dir)
+                    yield House(config, catalog, store, workers, audit, worker_lock, vault)
+                finally:
+                    audit.close()
             finally:
                 workers.close()
                 catalog.close()
@@ -169,12 +175,14 @@ async def _run(house: House, signals: AsyncIterator[int]) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(Server(service.dispatch).serve, listeners)
                 house.workers.keep_ready()
+                house.audit.add("start", version=version("goexfs"))
                 systemd.notify("READY=1")
                 log.info("serving", state=str(config.state_dir), runtime=str(config.runtime_dir))
                 number = await anext(signals)
                 log.info("stopping", signal=signal.Signals(number).name)
                 systemd.notify("STOPPING=1")
                 nursery.cancel_scope.cancel()
+    house.audit.add("stop")
     log.info("stopped")
 
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from goexfs.errors import StoreFailed
 from goexfs.protocol import CheckpointInfo, CommitInfo, SessionState, StepInfo, Summary
 
-SCHEMA = 4
+SCHEMA = 5
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS commits (
     id TEXT PRIMARY KEY, session TEXT NOT NULL REFERENCES sessions (id), uid INTEGER NOT NULL,
     message TEXT NOT NULL, state TEXT NOT NULL, partial INTEGER NOT NULL, created REAL NOT NULL,
     ended REAL, applied TEXT NOT NULL, source INTEGER NOT NULL, roots TEXT NOT NULL,
-    undoes TEXT, bytes INTEGER NOT NULL DEFAULT 0, dropped REAL
+    undoes TEXT, bytes INTEGER NOT NULL DEFAULT 0, dropped REAL, digest TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS commits_by_state ON commits (state);
 """
@@ -68,6 +68,7 @@ ALTER TABLE sessions ADD COLUMN forked_at INTEGER;
 ALTER TABLE sessions ADD COLUMN rules TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE sessions ADD COLUMN kernel INTEGER NOT NULL DEFAULT 0;
 """,
+    4: "ALTER TABLE commits ADD COLUMN digest TEXT;",
 }
 """Schema -> what makes the next one of it."""
 
@@ -177,6 +178,8 @@ class CommitRow:
     """What its before-images take on disk."""
     dropped: float | None = None
     """When its before-images were thrown away; it cannot be undone since."""
+    digest: str | None = None
+    """Of the changes that it applies; None for an undo."""
 
     def info(self, *, undone_by: str | None, until: float | None) -> CommitInfo:
         return CommitInfo(
@@ -190,6 +193,7 @@ class CommitRow:
             undone_by=undone_by,
             undo_until=until,
             before_bytes=0 if self.dropped is not None else self.bytes,
+            sha256=self.digest,
         )
 
 
@@ -207,6 +211,23 @@ class Catalog:
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield self._db
+
+    # -- marks -------------------------------------------------------------------------------
+
+    def put_mark(self, name: str, mark: tuple[int, str]) -> None:
+        """Remember a number and a text durably; StoreFailed if that cannot be."""
+        try:
+            with self._write() as db:
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, json.dumps(mark)))
+        except sqlite3.Error as error:
+            raise StoreFailed(f"the catalog cannot be written: {error}") from error
+
+    def mark(self, name: str) -> tuple[int, str] | None:
+        row = self._db.execute("SELECT value FROM meta WHERE key=?", (name,)).fetchone()
+        if row is None:
+            return None
+        number, text = json.loads(row[0])
+        return int(number), str(text)
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -358,7 +379,7 @@ class Catalog:
     def add_commit(self, row: CommitRow) -> None:
         with self._write() as db:
             db.execute(
-                "INSERT INTO commits VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO commits VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     row.id,
                     row.session,
@@ -374,17 +395,19 @@ class Catalog:
                     row.undoes,
                     row.bytes,
                     row.dropped,
+                    row.digest,
                 ),
             )
 
     def set_commit(self, row: CommitRow, **changes: Any) -> CommitRow:
-        """The row with ``changes`` (state, applied, ended, bytes, dropped), written."""
+        """The row with ``changes`` (state, applied, ended, bytes, dropped, digest), written."""
         new = replace(row, **changes)
         applied = new.applied.model_dump_json()
         with self._write() as db:
             db.execute(
-                "UPDATE commits SET state=?, applied=?, ended=?, bytes=?, dropped=? WHERE id=?",
-                (new.state, applied, new.ended, new.bytes, new.dropped, new.id),
+                "UPDATE commits SET state=?, applied=?, ended=?, bytes=?, dropped=?, digest=?"
+                " WHERE id=?",
+                (new.state, applied, new.ended, new.bytes, new.dropped, new.digest, new.id),
             )
         return new
 
@@ -472,7 +495,7 @@ def _step(row: Any) -> StepRow:
 
 def _commit(row: Any) -> CommitRow:
     (cid, session, uid, message, state, partial, created, ended, applied, *rest) = row
-    source, roots, undoes, held, dropped = rest
+    source, roots, undoes, held, dropped, digest = rest
     return CommitRow(
         cid,
         session,
@@ -488,6 +511,7 @@ def _commit(row: Any) -> CommitRow:
         undoes,
         held,
         dropped,
+        digest,
     )
 
 

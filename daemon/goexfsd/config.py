@@ -103,6 +103,11 @@ class UndoConfig(_Part):
     """Of before-images; the newest commit's are kept whatever they take."""
 
 
+class AuditConfig(_Part):
+    bytes: int = Field(default=64 * 1024**2, ge=64 * 1024)
+    """What the audit log may take; the oldest eighth of it goes when it is full."""
+
+
 class ViewConfig(_Part):
     """Mount options of the view.  ``suid``/``dev`` and no squashing are for conformance runs."""
 
@@ -122,6 +127,7 @@ class Config(_Part):
     store: StoreConfig = StoreConfig()
     limits: LimitsConfig = LimitsConfig()
     undo: UndoConfig = UndoConfig()
+    audit: AuditConfig = AuditConfig()
     view: ViewConfig = ViewConfig()
     network: Literal["none", "allow", "host"] = "none"
     """What a script gets where neither its policy nor its run says."""

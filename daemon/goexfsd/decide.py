@@ -267,6 +267,7 @@ async def _run(
         closed=not row.partial or final["remaining_total"] == 0,
         losses=losses(session, final),
         late=len(final["late"]),
+        sha256=row.digest,
     )
 
 
@@ -294,11 +295,11 @@ async def drive(
     try:
         async with session.job(entry, {**layers, "before": before}, options) as channel:
             early = await _until_intent(channel, listen)
-            if early is not None:
+            if early["event"] != "intent":
                 clean = True
                 return row, early
             with trio.CancelScope(shield=True):
-                row = catalog.set_commit(row, state="intent")
+                row = catalog.set_commit(row, state="intent", digest=early["sha256"])
                 decided = True
                 channel.send({"cmd": "go"})
                 final = await _until_applied(channel, listen)
@@ -369,13 +370,22 @@ async def _take_back(session: Session, row: CommitRow, *, clean: bool) -> None:
 
 def finish(session: Session, row: CommitRow, final: dict[str, Any]) -> CommitRow:
     """Record that a commit is applied, durably."""
-    return session.house.catalog.set_commit(
-        row,
-        state="done",
-        applied=Summary.model_validate(final["applied"]),
-        ended=time.time(),
-        bytes=final["bytes"],
+    applied = Summary.model_validate(final["applied"])
+    row = session.house.catalog.set_commit(
+        row, state="done", applied=applied, ended=time.time(), bytes=final["bytes"]
     )
+    session.house.audit.add(
+        "applied",
+        durable=True,
+        owner=row.uid,
+        session=row.session,
+        commit=row.id,
+        undoes=row.undoes,
+        checkpoint=row.source,
+        changes=applied.total,
+        changes_sha256=row.digest,
+    )
+    return row
 
 
 async def _rebase(session: Session, row: CommitRow) -> dict[str, Any]:
@@ -411,12 +421,10 @@ async def roll(
         return await _until_applied(channel, _deaf)
 
 
-async def _until_intent(channel: Channel, listen: Listen) -> dict[str, Any] | None:
-    """None when the worker waits at its intent; its last message when it ended before."""
+async def _until_intent(channel: Channel, listen: Listen) -> dict[str, Any]:
+    """``intent`` when the worker waits at it; its last message when it ended before."""
     while (message := await channel.receive()) is not None:
-        if message["event"] == "intent":
-            return None
-        if message["event"] in ("nothing", "conflicts"):
+        if message["event"] in ("intent", "nothing", "conflicts"):
             return message
         await listen(message)
     raise CommitFailed("the commit worker ended before it applied anything; nothing was changed")

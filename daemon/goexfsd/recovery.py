@@ -125,6 +125,7 @@ async def _settle_commit(house: House, commit: CommitRow) -> Settled:
         return Settled(commit.id, commit.roots, "pending", error.message)
     if final["outcome"] == "back":
         house.catalog.drop_commit(commit.id)
+        house.audit.add("taken_back", owner=commit.uid, session=row.id, commit=commit.id)
         log.warning("commit taken back", commit=commit.id, error=final.get("error"))
         why = final["error"]["message"] if "error" in final else None
         return Settled(commit.id, commit.roots, "back", why)

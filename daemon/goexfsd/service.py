@@ -12,7 +12,7 @@ import pwd
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from goexfs import protocol as p
 from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
 from goexfs.names import display, from_wire
-from goexfsd import decide, doctor, forks, outward, policies, retention, steps, undo, words
+from goexfsd import decide, deeds, doctor, forks, outward, policies, retention, steps, undo, words
 from goexfsd.catalog import CommitRow, RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
@@ -67,7 +67,12 @@ class Service:
             where = ".".join(str(part) for part in first["loc"]) or "params"
             raise Usage(f"{method}: {where}: {first['msg']}") from error
         started = time.monotonic()
-        result: p.Reply = await getattr(self, method)(call, request)
+        try:
+            result: p.Reply = await getattr(self, method)(call, request)
+        except BaseException as error:
+            self._record(call.peer, method, request, None, error)
+            raise
+        self._record(call.peer, method, request, result, None)
         log.info(
             "request",
             method=method,
@@ -75,6 +80,29 @@ class Service:
             ms=round(1000 * (time.monotonic() - started), 1),
         )
         return result.model_dump(mode="json", by_alias=True, exclude_none=False)
+
+    def _record(
+        self,
+        peer: Peer,
+        method: str,
+        request: p.Model,
+        result: p.Reply | None,
+        error: BaseException | None,
+    ) -> None:
+        came = deeds.result_of(error)
+        if method in deeds.QUIET or came in deeds.MISTAKES:
+            return
+        named = deeds.session_of(request, result)
+        row = None if named is None else self.house.catalog.session(named)
+        self.house.audit.add(
+            method,
+            durable=method in deeds.DURABLE,
+            uid=peer.uid,
+            owner=None if row is None else row.uid,
+            session=named,
+            result=came,
+            **deeds.said(request, result),
+        )
 
     # -- about the daemon --------------------------------------------------------------------
 
@@ -93,6 +121,18 @@ class Service:
         pending = decide.pending(self.house, self.locks)
         checks.append(doctor.commits([(row.id, row.roots) for row in pending]))
         return p.DoctorResult(ok=all(c.ok or not c.required for c in checks), checks=checks)
+
+    async def audit(self, call: Call, request: p.Audit) -> p.AuditResult:
+        uid, named = call.peer.uid, request.session
+        if named is not None:
+            with suppress(GoexfsError):
+                named = self._row(call.peer, named, None).id
+        log, limit = self.house.audit, request.limit
+        entries = await trio.to_thread.run_sync(deeds.entries, log, uid, named, limit)
+        if not request.verify:
+            return p.AuditResult(entries=entries)
+        checked, problems = await trio.to_thread.run_sync(log.checking())
+        return p.AuditResult(entries=entries, checked=checked, problems=problems)
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -255,16 +295,19 @@ class Service:
         if session.hold is not None:
             await session.view().flush()
         warnings: list[str] = []
+        seen: list[str] = []
 
         async def listen(message: dict[str, Any]) -> None:
             if message["event"] == "done":
                 warnings.extend(message["warnings"] + message["counts"])
+                seen.append(message["sha256"])
 
         checkpoints, ran = catalog.counts(session.id)
         return p.StatusResult(
             session=session.info(),
             summary=await session.changes(None, None, listen=listen),
             warnings=warnings,
+            sha256=seen[-1],
             checkpoints=checkpoints,
             steps=ran,
             layer_bytes=await trio.to_thread.run_sync(store.layer_bytes, session.id),
@@ -331,6 +374,7 @@ class Service:
             await session.view().flush()
         changes: list[p.Change] = []
         warnings: list[str] = []
+        seen: list[str] = []
 
         async def listen(message: dict[str, Any]) -> None:
             if message["event"] == "changes":
@@ -342,6 +386,7 @@ class Service:
                 await _progress(call, message)
             elif message["event"] == "done":
                 warnings.extend(message["warnings"])
+                seen.append(message["sha256"])
 
         select = words.selection(session, request.paths, request.exclude, request.cwd)
         summary = await session.changes(
@@ -361,6 +406,7 @@ class Service:
                 "changes": changes,
                 "summary": summary,
                 "warnings": warnings,
+                "sha256": seen[-1],
             }
         )
 
@@ -394,9 +440,7 @@ class Service:
     # -- secrets -----------------------------------------------------------------------------
 
     async def secret_set(self, call: Call, request: p.SecretSet) -> p.SecretSetResult:
-        replaced = self.house.vault.put(
-            call.peer.uid, request.name, request.value, request.hosts
-        )
+        replaced = self.house.vault.put(call.peer.uid, request.name, request.value, request.hosts)
         return p.SecretSetResult(secret=request.name, replaced=replaced)
 
     async def secret_list(self, call: Call, request: p.SecretList) -> p.SecretListResult:

@@ -30,6 +30,7 @@ from goexfs.errors import GoexfsError, InvalidState, NotFound, Usage, ViewFailed
 from goexfs.names import display, to_wire
 from goexfs.protocol import CheckpointInfo, RootInfo, SessionInfo, Summary, ViewRule
 from goexfsd import lifecycle, stable
+from goexfsd.audit import Audit
 from goexfsd.catalog import Catalog, RootRow, SessionRow
 from goexfsd.channel import Channel, open_channel
 from goexfsd.config import Config
@@ -56,6 +57,7 @@ class House:
     catalog: Catalog
     store: Store
     workers: Workers
+    audit: Audit
     worker_lock: Path
     """Held (shared) by every worker while it lives, so that a new daemon can wait for them."""
     vault: Vault

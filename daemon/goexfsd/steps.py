@@ -8,6 +8,7 @@ taken, and the step is recorded with what it changed.
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import os
 import time
@@ -434,6 +435,7 @@ class _Step:
             stderr=stderr.data().decode("utf-8", "replace") if quiet else None,
             truncated=self.row.truncated,
             policy=self.chosen.name,
+            policy_sha256=hashlib.sha256(self.policy.model_dump_json().encode()).hexdigest(),
             exceeded=[*outcome.exceeded, *dict.fromkeys(self.over)],
             network=self.network,
         )

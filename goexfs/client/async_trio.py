@@ -17,6 +17,8 @@ from goexfs.client import asking
 from goexfs.client.asking import KILL_SECONDS, Feed, Path, Resolved, Session, Way
 from goexfs.errors import GoexfsError
 from goexfs.protocol import (
+    Audit,
+    AuditResult,
     Checkpoint,
     CheckpointInfo,
     Commit,
@@ -378,6 +380,14 @@ class TrioClient:
 
     async def secret_remove(self, name: str) -> SecretRemoveResult:
         return await self._ask(asking.build(SecretRemove, name=name), SecretRemoveResult)
+
+    async def audit(
+        self, session: Session = None, *, limit: int = 100, verify: bool = False
+    ) -> AuditResult:
+        """Who did what: your own entries and those about your sessions; root: everybody's."""
+        named = asking.where(session)["session"]
+        request = asking.build(Audit, session=named, limit=limit, verify=verify)
+        return await self._ask(request, AuditResult)
 
     async def doctor(self) -> DoctorResult:
         return await self._ask(Doctor(), DoctorResult)

@@ -11,6 +11,8 @@ from goexfs.client import asking
 from goexfs.client.asking import Feed, Path, Resolved, Session, Way
 from goexfs.errors import GoexfsError
 from goexfs.protocol import (
+    Audit,
+    AuditResult,
     Checkpoint,
     CheckpointInfo,
     Commit,
@@ -273,9 +275,7 @@ class Client:
     def discard(self, session: Session = None) -> DiscardResult:
         return self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)
 
-    def secret_set(
-        self, name: str, value: str, *, hosts: Sequence[str] = ()
-    ) -> SecretSetResult:
+    def secret_set(self, name: str, value: str, *, hosts: Sequence[str] = ()) -> SecretSetResult:
         """Keep a secret; policies may bind it to ``hosts`` alone, if any are given."""
         request = asking.build(SecretSet, name=name, value=value, hosts=list(hosts))
         return self._ask(request, SecretSetResult)
@@ -286,6 +286,14 @@ class Client:
 
     def secret_remove(self, name: str) -> SecretRemoveResult:
         return self._ask(asking.build(SecretRemove, name=name), SecretRemoveResult)
+
+    def audit(
+        self, session: Session = None, *, limit: int = 100, verify: bool = False
+    ) -> AuditResult:
+        """Who did what: your own entries and those about your sessions; root: everybody's."""
+        named = asking.where(session)["session"]
+        request = asking.build(Audit, session=named, limit=limit, verify=verify)
+        return self._ask(request, AuditResult)
 
     def doctor(self) -> DoctorResult:
         return self._ask(Doctor(), DoctorResult)

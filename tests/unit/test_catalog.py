@@ -105,6 +105,7 @@ _SINCE = {
     1: [("commits", "undoes"), ("commits", "bytes"), ("commits", "dropped")],
     2: [("sessions", "forked"), ("sessions", "forked_at")],
     3: [("sessions", "rules"), ("sessions", "kernel")],
+    4: [("commits", "digest")],
 }
 """Schema → the columns that came after it."""
 
@@ -124,6 +125,15 @@ def test_an_older_catalog_is_brought_along(catalog: Catalog, path: Path, schema:
             assert again.sessions() == [SESSION]
         finally:
             again.close()
+
+
+def test_marks(catalog: Catalog, path: Path) -> None:
+    assert catalog.mark("head") is None
+    catalog.put_mark("head", (1, "a"))
+    catalog.put_mark("head", (2, "b"))
+    again = open_catalog(path)
+    assert again.mark("head") == (2, "b")
+    again.close()
 
 
 def test_a_fork_is_remembered(catalog: Catalog, path: Path) -> None:

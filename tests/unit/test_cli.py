@@ -104,6 +104,23 @@ ANSWERS: dict[str, Any] = {
     "fork": SESSION,
     "commit": COMMITTED,
     "discard": {"session": "s-1", "discarded": True},
+    "audit": {
+        "entries": [
+            {
+                "number": 7,
+                "at": 1.0,
+                "what": "run",
+                "uid": 1000,
+                "owner": 1000,
+                "session": "s-1",
+                "result": "ok",
+                "said": {"command": "rm \x1b[2J", "status": "0"},
+                "sha256": "ab",
+            }
+        ],
+        "checked": 7,
+        "problems": [],
+    },
     "doctor": {
         "ok": True,
         "checks": [
@@ -146,6 +163,7 @@ def daemon(tmp_path: Path) -> Iterator[Scripted]:
         (["commit"], "commit", "committed 2 created as c-1\nthe session is closed"),
         (["discard"], "discard", "discarded session s-1"),
         (["doctor"], "doctor", "ok       fuse: there\nwithout  v2: no\n         fix: apt"),
+        (["audit"], "audit", "run   ok      command=rm \\x1b[2J, status=0"),
         (["log"], "log", "│ o  2 "),
         (["diff"], "diff", "diff --git a/m b/m"),
     ],

@@ -81,6 +81,7 @@ ANSWERS: dict[str, Any] = {
     "fork": SESSION,
     "commit": commit,
     "discard": {"session": "s-1"},
+    "audit": {"entries": [], "checked": 3},
     "doctor": {"ok": True, "checks": []},
 }
 
@@ -127,6 +128,8 @@ def test_the_other_verbs(daemon: Scripted) -> None:
     assert (daemon.params("fork")["session"], daemon.params("fork")["step"]) == ("otter", 2)
     assert fs.discard().discarded
     assert fs.doctor().ok
+    assert fs.audit("otter", verify=True).checked == 3
+    assert daemon.params("audit") == {"session": "otter", "verify": True}
     assert daemon.params("ls") == {"all": True}
     assert daemon.params("rewind")["to"] == 1
 
@@ -191,6 +194,7 @@ def test_trio(daemon: Scripted, tmp_path: Path) -> None:
             assert (await fs.commit()).commit == "c-1"
             assert (await fs.discard()).session == "s-1"
             assert (await fs.doctor()).ok
+            assert (await fs.audit()).entries == []
 
     trio.run(main)
 

@@ -8,7 +8,7 @@ All run as the session's owner and speak with the daemon in messages (``worker.s
     nothing    {remaining}                      nothing to commit; the end
     operations {operations}                    in a dry run: a piece of the plan
     planned    {applied}                        the end of a dry run; nothing was touched
-    intent     {changes, losses}                all is staged and durable; waits for {cmd: go}
+    intent     {changes, losses, sha256}        all is staged and durable; waits for {cmd: go}
     applied    {outcome, applied, remaining, remaining_total, losses, late, bytes}  done, durable
 
 ``outcome`` is ``forward``, or ``back`` when the commit is wholly undone: a staging that never
@@ -49,6 +49,7 @@ from goexfsd.commit.resolve import Rules, resolve
 from goexfsd.commit.select import choose
 from goexfsd.layer import originals, seen
 from goexfsd.layer.changes import Change, compute
+from goexfsd.layer.digest import digest
 from goexfsd.worker import Root, Worker, open_root
 
 
@@ -183,9 +184,14 @@ class _Preparation:
             self._take_back()
         return plan if clear else None
 
+    def _digest(self) -> str | None:
+        """Of the changes that are to be applied, where it is changes."""
+        return None
+
     def _say_intent(self, plan: Plan) -> None:
         count = sum(plan.applied.values())
-        self._worker.send({"event": "intent", "changes": count, "losses": plan.losses})
+        said = {"changes": count, "losses": plan.losses, "sha256": self._digest()}
+        self._worker.send({"event": "intent", **said})
 
     def _take_back(self) -> None:
         stage.remove_stages(self._worker.root_fds, self._before_fd, times=True)
@@ -269,6 +275,9 @@ class _Commit(_Preparation):
         for start in range(0, len(lines), 1000):
             self._worker.send({"event": "operations", "operations": lines[start : start + 1000]})
         self._worker.send({"event": "planned", "applied": blueprint.plan.applied})
+
+    def _digest(self) -> str | None:
+        return digest(self._chosen)
 
     def _check(self) -> list[conflicts.Conflict]:
         return conflicts.check(self._chosen, self._places, self._seen, self._base, self._accepted)

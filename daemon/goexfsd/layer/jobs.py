@@ -7,7 +7,7 @@ the base alone, without ``to`` too) with the owner's rights, and sends, in this 
     {"event": "changes", "changes": [...]}               as goexfs.protocol.Change, in batches
     {"event": "chunk", "data": bytes}                    the patch, if options["patch"];
                                                          for reading, without options["binary"]
-    {"event": "done", "summary": {kind: count}, "warnings": [...], "counts": [...]}
+    {"event": "done", "summary": {kind: count}, "sha256", "warnings": [...], "counts": [...]}
 
 ``options["select"]``: a ``Selection``; only changes that it means, at either end of a rename, are
 sent.  ``options["list"]``: "all" (the
@@ -31,6 +31,7 @@ from typing import Any, Protocol
 
 from goexfs import names
 from goexfsd.layer.changes import Change, Difference, Root, Views, differences, open_views
+from goexfsd.layer.digest import digest
 from goexfsd.layer.evidence import Evidence
 from goexfsd.layer.patch import patch
 from goexfsd.layer.selection import Chosen, Selection, places_of
@@ -107,7 +108,8 @@ def _changes(worker: Worker) -> None:
             for piece in _gathered(pieces):
                 worker.send({"event": "chunk", "data": piece})
     summary = dict(Counter(d.change.kind for d in found))
-    worker.send({"event": "done", "summary": summary, **review.result()})
+    sha256 = digest(each.change for each in found)
+    worker.send({"event": "done", "summary": summary, "sha256": sha256, **review.result()})
 
 
 class _Reviewed:
