@@ -138,7 +138,7 @@ class Change(Reply):
 class ConflictInfo(Reply):
     root: str
     path: str
-    reason: Literal["changed", "replaced", "deleted", "created", "parent", "retyped", "blocked"]
+    reason: Literal["changed", "replaced", "deleted", "created", "parent", "retyped", "blocked", "read"]
     detail: str
     """One sentence: what happened in the base, and what the session wants."""
     theirs: str = ""
@@ -252,6 +252,15 @@ class Status(Model):
     """Picks the one open session whose root or mountpoint holds it, when session is None."""
 
 
+class StaleRead(Reply):
+    """A base file that a script read and that changed in the base since."""
+
+    root: str
+    path: str
+    detail: str
+    """What happened to it."""
+
+
 class StatusResult(Reply):
     session: SessionInfo
     summary: Summary
@@ -261,6 +270,8 @@ class StatusResult(Reply):
     """Exclusive to the live layer, as btrfs accounts it (rounded to its block size)."""
     warnings: list[str] = Field(default_factory=list)
     """Those of all changes together, then ``code: N changes: sentence`` for each code."""
+    stale_reads: list[StaleRead] = Field(default_factory=list)
+    """The first 1,000 of them."""
     sha256: str = ""
     """Of the list of changes."""
 
@@ -574,6 +585,8 @@ class Commit(Model):
     on_conflict: Literal["abort", "mine", "theirs", "merge"] = "abort"
     """What becomes of conflicts of which ``resolve`` says nothing."""
     resolve: list[Resolve] = Field(default_factory=list)
+    isolation: Literal["snapshot", "serializable"] = "snapshot"
+    """``serializable``: a base file that a script read, and that changed since, is a conflict."""
 
 
 class Operation(Reply):

@@ -25,6 +25,7 @@ class Worker:
     spec: Spec
     layer_fds: dict[str, int]
     lower_fds: list[int]
+    root_fds: list[int] = field(default_factory=list)
     sent: list[dict[str, Any]] = field(default_factory=list)
 
     def send(self, message: dict[str, Any]) -> None:

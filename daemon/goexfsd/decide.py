@@ -97,10 +97,16 @@ class Rules:
 
     every: str = "abort"
     paths: Sequence[tuple[int, bytes, str]] = ()
+    strict: bool = False
+    """What scripts read and others changed since is a conflict too."""
 
     def options(self) -> dict[str, Any]:
         """For the commit worker."""
-        return {"on_conflict": self.every, "resolve": list(self.paths)}
+        return {
+            "on_conflict": self.every,
+            "resolve": list(self.paths),
+            "strict": self.strict,
+        }
 
 
 async def commit(

@@ -23,7 +23,16 @@ import trio
 from pydantic import TypeAdapter, ValidationError
 
 from goexfs import protocol as p
-from goexfs.errors import Denied, GoexfsError, InvalidState, Limit, NoSuchMethod, NotFound, Usage
+from goexfs.errors import (
+    Denied,
+    GoexfsError,
+    InvalidState,
+    Limit,
+    NoSuchMethod,
+    NotFound,
+    Unsupported,
+    Usage,
+)
 from goexfs.names import display, from_wire
 from goexfsd import decide, deeds, doctor, forks, outward, policies, retention, steps, undo, words
 from goexfsd.catalog import CommitRow, RootRow, SessionRow
@@ -295,18 +304,21 @@ class Service:
         if session.hold is not None:
             await session.view().flush()
         warnings: list[str] = []
+        stale: list[p.StaleRead] = []
         seen: list[str] = []
 
         async def listen(message: dict[str, Any]) -> None:
             if message["event"] == "done":
                 warnings.extend(message["warnings"] + message["counts"])
+                stale.extend(map(p.StaleRead.model_validate, message["stale"]))
                 seen.append(message["sha256"])
 
         checkpoints, ran = catalog.counts(session.id)
         return p.StatusResult(
             session=session.info(),
-            summary=await session.changes(None, None, listen=listen),
+            summary=await session.changes(None, None, stale=True, listen=listen),
             warnings=warnings,
+            stale_reads=stale,
             sha256=seen[-1],
             checkpoints=checkpoints,
             steps=ran,
@@ -481,7 +493,13 @@ class Service:
                 (*session.locate(os.fsdecode(self._path(each.path)), request.cwd), each.way)
                 for each in request.resolve
             ],
+            strict=request.isolation == "serializable",
         )
+        if rules.strict and session.row.kernel:
+            raise Unsupported(
+                "what was read is not known in this session: the kernel serves its view",
+                hint="mount with --view fuse, or commit without --isolation serializable",
+            )
         if request.dry_run:
             return await decide.preview(
                 session,

@@ -441,13 +441,14 @@ class Session:
         patch: bool = False,
         binary: bool = True,
         listing: Literal["all", "flagged", "none"] = "none",
+        stale: bool = False,
         listen: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
     ) -> Summary:
         """Run the change job; all its messages go to listen, ``done`` with the warnings too.
 
         ``before`` is a checkpoint, None for the base; ``after`` a checkpoint, None for the live
         layer.  Returns how many changes of each kind there are.  Where nobody listens, nothing
-        is looked at for warnings.
+        is looked at for warnings.  With ``stale``, ``done`` has the reads that are.
         """
         layers = {"to": self.side(after)}
         if before is not None:
@@ -457,6 +458,7 @@ class Session:
             "patch": patch,
             "binary": binary,
             "list": listing,
+            "stale": stale,
             "review": listen is not None,
             "rules": [rule.keywords() for rule in self.house.config.warnings],
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import trio
 
@@ -330,12 +330,14 @@ class TrioClient:
         dry_run: bool = False,
         on_conflict: Way = "abort",
         resolve: Mapping[Path, Resolved] | None = None,
+        isolation: Literal["snapshot", "serializable"] = "snapshot",
         on_progress: OnProgress | None = None,
     ) -> CommitResult:
         """Apply the session's changes, or those at ``paths``, to the real directories.
 
         Conflicts at and below the paths in ``resolve`` end as that says, all others as
-        ``on_conflict``.  Nothing was applied where the result has ``conflicts``; nor by a dry
+        ``on_conflict``; with ``isolation`` at ``serializable`` a file that a script read and that
+        changed since is one too.  Nothing was applied where the result has ``conflicts``; nor by a dry
         run, whose result has the ``plan``.
         """
         request = asking.build(
@@ -347,6 +349,7 @@ class TrioClient:
             dry_run=dry_run,
             on_conflict=on_conflict,
             resolve=asking.resolutions(resolve or {}),
+            isolation=isolation,
         )
         return await self._ask(request, CommitResult, _progress(on_progress))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from goexfs.client import asking
 from goexfs.client.asking import Feed, Path, Resolved, Session, Way
@@ -238,12 +238,14 @@ class Client:
         dry_run: bool = False,
         on_conflict: Way = "abort",
         resolve: Mapping[Path, Resolved] | None = None,
+        isolation: Literal["snapshot", "serializable"] = "snapshot",
         on_progress: OnProgress | None = None,
     ) -> CommitResult:
         """Apply the session's changes, or those at ``paths``, to the real directories.
 
         Conflicts at and below the paths in ``resolve`` end as that says, all others as
-        ``on_conflict``.  Nothing was applied where the result has ``conflicts``; nor by a dry
+        ``on_conflict``; with ``isolation`` at ``serializable`` a file that a script read and that
+        changed since is one too.  Nothing was applied where the result has ``conflicts``; nor by a dry
         run, whose result has the ``plan``.
         """
         request = asking.build(
@@ -255,6 +257,7 @@ class Client:
             dry_run=dry_run,
             on_conflict=on_conflict,
             resolve=asking.resolutions(resolve or {}),
+            isolation=isolation,
         )
         return self._ask(request, CommitResult, _progress(on_progress))
 

@@ -46,10 +46,12 @@ from goexfsd.commit.past import Past, Tracer
 from goexfsd.commit.places import Places
 from goexfsd.commit.plan import Plan, parse
 from goexfsd.commit.resolve import Rules, resolve
-from goexfsd.commit.select import choose
-from goexfsd.layer import originals, seen
+from goexfsd.commit.select import choose, complete
+from goexfsd.commit.strict import Strict
+from goexfsd.layer import originals, seen, unpatch
 from goexfsd.layer.changes import Change, compute
 from goexfsd.layer.digest import digest
+from goexfsd.layer.origins import Identity
 from goexfsd.worker import Root, Worker, open_root
 
 
@@ -59,7 +61,8 @@ def commit(worker: Worker) -> None:
     Options: ``commit`` (id), ``select`` (a ``Selection``).  With a layer
     ``live``, a partial commit also takes what it committed out of that layer (``rebase``).  With
     ``dry`` there is no ``before``, and nothing is done: the plan is told.  ``on_conflict`` and
-    ``resolve`` (list of (root index, path, way)) say what becomes of conflicts (``resolve``).
+    ``resolve`` (list of (root index, path, way)) say what becomes of conflicts (``resolve``);
+    with ``strict``, what was read and changed since is one too.
     """
     _begin(worker)
     _see_through(worker, _Commit(worker))
@@ -209,6 +212,9 @@ class _Commit(_Preparation):
         self._source: Merged | None = None
         self._originals = originals.read(self._source_fd)
         self._accepted = conflicts.Accepted()
+        self._strict: Strict | None = None
+        if worker.spec.options.get("strict"):
+            self._strict = Strict(self._source_fd, worker.root_fds)
 
     def close(self) -> None:
         super().close()
@@ -230,7 +236,7 @@ class _Commit(_Preparation):
         self._places = Places(changes)
         self._chosen = choose(changes, self._worker.spec.options["select"], self._places)
         rules = Rules.of(self._worker.spec.options)
-        rules.check(changes)
+        rules.check(changes, () if self._strict is None else self._strict.places)
         partial = len(self._chosen) < len(changes)
         self._source = Merged(self._source_fd, self._roots, changes, self._seen)
         if not self._resolve(rules, self._source):
@@ -254,8 +260,13 @@ class _Commit(_Preparation):
     def _resolve(self, rules: Rules, source: Merged) -> bool:
         """Decide the conflicts; whether there is something to commit then (else it is told)."""
         checker = conflicts.Checker(self._places, self._seen, self._base)
-        merger = Merger(self._places, checker, self._base, source, self._originals)
+        merger = Merger(self._places, checker, self._base, source, self._first)
         result = resolve(self._chosen, self._places, rules, checker, merger)
+        if self._strict is not None and self._chosen:
+            self._strict.leave(self._chosen, checker)
+            standing, accepted = self._strict.resolve(rules)
+            result.conflicts += standing
+            result.decided += accepted
         if result.conflicts:
             self._tell(result.conflicts)
             return False
@@ -280,7 +291,15 @@ class _Commit(_Preparation):
         return digest(self._chosen)
 
     def _check(self) -> list[conflicts.Conflict]:
-        return conflicts.check(self._chosen, self._places, self._seen, self._base, self._accepted)
+        found = conflicts.check(self._chosen, self._places, self._seen, self._base, self._accepted)
+        return found if self._strict is None else found + self._strict.check()
+
+    def _first(self, root: int, path: bytes, identity: Identity) -> bytes | None:
+        """The bytes that the session saw of a file: kept in the layer, or in its snapshot."""
+        known = self._originals.get(root, identity)
+        if known is not None:
+            return known
+        return originals.found(self._worker.lower_fds[root], path, identity)
 
 
 class _Undo(_Preparation):

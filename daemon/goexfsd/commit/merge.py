@@ -15,7 +15,7 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from goexfsd.commit.places import Places, ancestors
 from goexfsd.commit.resolve import Verdict
 from goexfsd.commit.source import Source
 from goexfsd.layer.changes import Change, Root
-from goexfsd.layer.originals import LIMIT, Originals
+from goexfsd.layer.originals import LIMIT
 from goexfsd.layer.origins import Identity
 from goexfsd.layer.seen import Seen
 
@@ -46,6 +46,9 @@ _KEPT = f"only files up to {LIMIT // 1024} KiB are kept for merging"
 _CONTENT = frozenset(("content", "target", "device"))
 _OURS = _CONTENT | {"times"}
 T = TypeVar("T")
+
+First = Callable[[int, bytes, Identity], bytes | None]
+"""The bytes that a base file had (root, path, identity) when the session saw it."""
 
 
 class Merged(Source):
@@ -85,10 +88,10 @@ class Merger:
         checker: Checker,
         base: Base,
         source: Merged,
-        originals: Originals,
+        first: First,
     ) -> None:
         self._places, self._checker, self._base = places, checker, base
-        self._source, self._originals = source, originals
+        self._source, self._first = source, first
 
     def __call__(self, change: Change, conflict: Conflict) -> Verdict | str:
         if change.kind == "deleted":
@@ -143,7 +146,7 @@ class Merger:
     ) -> Verdict | str:
         if max(theirs.size, self._source.meta(change).size) > LIMIT:
             return _KEPT
-        before = b"" if origin is None else self._originals.get(change.root, origin)
+        before = b"" if origin is None else self._first(change.root, path, origin)
         if before is None:
             return f"what the session saw of it was not kept ({_KEPT})"
         mine = _read(self._source.data(change))

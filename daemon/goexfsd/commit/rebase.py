@@ -27,6 +27,7 @@ from goexfsd.commit.faults import fault
 from goexfsd.commit.places import covers, join
 from goexfsd.commit.plan import Mark, Plan
 from goexfsd.commit.stage import listing
+from goexfsd.layer import reads
 from goexfsd.layer.changes import Root
 from goexfsd.layer.format import INDEX, OPAQUE, ORIGINS, REDIRECT, UPPER, is_whiteout
 from goexfsd.layer.origins import Identity, Kind, Record, encode, load
@@ -44,7 +45,10 @@ def rebase(
         kept = [record for root in roots for record in _Upper(live, root, plan, base).clear()]
         _clear_index(live, plan)
         fault("rebase.cleared")
-        _rewrite(live, before, _Log(plan, base, kept))
+        log = _Log(plan, base, kept)
+        _rewrite(live, before, log)
+        fault("rebase.reads")
+        reads.forget(live, log.still_read)
         kernel.syncfs(live)
     finally:
         base.close()
@@ -206,6 +210,15 @@ class _Log:
             elif (record.root, record.path) not in self._done:
                 found.append(self._fresh(record))
         return found
+
+    def still_read(self, place: reads.Place, version: reads.Version) -> bool:
+        """Whether what a script read was not changed by the commit itself."""
+        root, path = place
+        moved = any(
+            mark.root == root and mark.old_path is not None and covers(mark.old_path, path)
+            for mark in self._renamed
+        )
+        return not moved and place not in self._done and (root, version[1]) not in self._touched
 
     def _fresh(self, record: Record) -> Record:
         path = self._moved(record)

@@ -12,7 +12,7 @@ It looks at the base and changes nothing.  How two files are merged is ``merge``
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -40,15 +40,22 @@ class Rules:
 
     def way(self, change: Change) -> tuple[Way, bool]:
         """How a conflict of ``change`` is resolved, and whether a path's rule says so."""
+        return self.way_at(change.root, change.path, change.old_path)
+
+    def way_at(self, root: int, path: bytes, old_path: bytes | None = None) -> tuple[Way, bool]:
+        """The same for a conflict at a place."""
         best: tuple[int, Way] | None = None
-        for root, path, way in self.paths:
-            if root == change.root and _covers(path, change) and len(path) >= (best or (0,))[0]:
-                best = len(path), way
+        for index, above, way in self.paths:
+            here = covers(above, path) or (old_path is not None and covers(above, old_path))
+            if root == index and here and len(above) >= (best or (0,))[0]:
+                best = len(above), way
         return (self.every, False) if best is None else (best[1], True)
 
-    def check(self, changes: Sequence[Change]) -> None:
-        """NotFound for a path at which there is no change."""
+    def check(self, changes: Sequence[Change], places: Iterable[Place] = ()) -> None:
+        """NotFound for a path at which there is no change, and none of ``places``."""
         for root, path, _ in self.paths:
+            if any(at == root and covers(path, place) for at, place in places):
+                continue
             if not any(change.root == root and _covers(path, change) for change in changes):
                 raise NotFound(
                     f"no change at {display(path) or '.'} to resolve",

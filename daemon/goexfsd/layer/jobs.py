@@ -30,6 +30,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from goexfs import names
+from goexfsd.layer import reads
 from goexfsd.layer.changes import Change, Difference, Root, Views, differences, open_views
 from goexfsd.layer.digest import digest
 from goexfsd.layer.evidence import Evidence
@@ -41,6 +42,8 @@ from goexfsd.warn.rules import Rule
 BATCH = 1000
 PIECE = 256 * 1024
 _PROGRESS_SECONDS = 0.2
+_STALE = 1000
+"""Stale reads that are listed."""
 
 
 class PlacedRoot(Root, Protocol):
@@ -64,6 +67,9 @@ class Worker(Protocol):
 
     @property
     def layer_fds(self) -> dict[str, int]: ...
+
+    @property
+    def root_fds(self) -> list[int]: ...
 
     @property
     def lower_fds(self) -> list[int]: ...
@@ -109,7 +115,20 @@ def _changes(worker: Worker) -> None:
                 worker.send({"event": "chunk", "data": piece})
     summary = dict(Counter(d.change.kind for d in found))
     sha256 = digest(each.change for each in found)
-    worker.send({"event": "done", "summary": summary, "sha256": sha256, **review.result()})
+    done: dict[str, Any] = {"summary": summary, "sha256": sha256, **review.result()}
+    if spec.options.get("stale") and new is not None:
+        done["stale"] = _stale(worker, new)
+    worker.send({"event": "done", **done})
+
+
+def _stale(worker: Worker, layer_fd: int) -> list[dict[str, str]]:
+    """What scripts read and others changed since, as far as it is listed."""
+    read, _ = reads.load(layer_fd)
+    found = itertools.islice(reads.stale(read, worker.root_fds), _STALE)
+    return [
+        {"root": worker.spec.roots[root].name, "path": names.to_wire(path), "detail": happened}
+        for (root, path), happened, _ in found
+    ]
 
 
 class _Reviewed:

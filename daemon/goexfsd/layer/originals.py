@@ -18,6 +18,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from goexfsd import kernel
 from goexfsd.layer.origins import Identity
 
 NAME = b"originals"
@@ -119,6 +120,22 @@ def read(layer_fd: int) -> Originals:
     except FileNotFoundError:
         return Originals(-1, {})
     return Originals(fd, _scan(fd)[0])
+
+
+def found(lower_fd: int, path: bytes, identity: Identity) -> bytes | None:
+    """The bytes of that version of a base file where the session sees a snapshot, which has it."""
+    try:
+        fd = kernel.open_beneath(lower_fd, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        st = os.fstat(fd)
+        same = (st.st_ino, st.st_size, st.st_mtime_ns) == (
+            identity.ino,
+            identity.size,
+            identity.mtime_ns,
+        )
+        return file.read(LIMIT) if same and st.st_size <= LIMIT else None
 
 
 def _scan(fd: int) -> tuple[dict[Version, tuple[int, int, int]], int]:

@@ -23,6 +23,7 @@ from goexfsd.layer.ledger import Key, Ledger
 from goexfsd.layer.originals import Keeper
 from goexfsd.layer.origins import NOTHING, Identity, Kind, Record, encode, load
 from goexfsd.layer.quota import Quota
+from goexfsd.layer.reads import ReadLog
 
 _DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -64,6 +65,7 @@ class Layer:
         self.quota: Quota | None = None
         """What it may grow by, where that is limited."""
         self.originals = Keeper(fd)
+        self.reads = ReadLog(fd, self.ledger.root_devs)
         self._serial = 0
         self._mark = os.urandom(6).hex().encode()
         self.dev = os.fstat(fd).st_dev
@@ -71,6 +73,7 @@ class Layer:
 
     def close(self) -> None:
         self.originals.close()
+        self.reads.close()
         for fd in (self.upper_fd, self.work_fd, self.index_fd, self.log_fd, self.fd):
             os.close(fd)
 

@@ -34,7 +34,14 @@ class Data(State):
         kills = ctx.uid != 0 and self.tree.layer.privileged
         if flags & os.O_TRUNC:
             self.truncate(node, 0, kills)
-        self._need(node, reading=flags & os.O_ACCMODE != os.O_WRONLY, writing=False)
+        if node.fd >= 0 and not node.upper and not node.gone:
+            self.tree.check_place(node)
+        reading = flags & os.O_ACCMODE != os.O_WRONLY
+        self._need(node, reading=reading, writing=False)
+        if reading and not node.upper:
+            layer = self.tree.layer
+            if layer.step and node.key not in layer.reads.known and not node.gone:
+                layer.reads.note(node.key, self.tree.lower_file(node), os.fstat(node.fd))
         node.opens += 1
         return FileInfo(fh=node.id << 1 | kills, keep_cache=True)
 

@@ -246,6 +246,10 @@ class Places:
             parts.append(node.redirect)
         return b"/".join(reversed(parts))
 
+    def lower_file(self, node: Node) -> bytes:
+        """Path in the base of a file that is not copied up and has a name."""
+        return self.lower_path(self.parent_of(node), node.name)
+
     # -- status --------------------------------------------------------------------------------
 
     def status(self, node: Node) -> os.stat_result:

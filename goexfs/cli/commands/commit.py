@@ -56,6 +56,12 @@ class Resolution(click.ParamType):  # type: ignore[type-arg]  # generic only fro
     metavar="PATH=mine|theirs|merge",
     help="The same for the conflicts at and below PATH; may be given again and again.",
 )
+@click.option(
+    "--isolation",
+    type=click.Choice(["snapshot", "serializable"]),
+    default="snapshot",
+    help="With serializable, a file that a script read and that changed since is a conflict too.",
+)
 @with_session
 @with_json
 def command(
@@ -66,6 +72,7 @@ def command(
     dry_run: bool,
     on_conflict: str,
     resolve: tuple[Message, ...],
+    isolation: str,
     session: str | None,
 ) -> int:
     """Apply a session's changes, or those at PATHs, to the real directories.
@@ -80,6 +87,8 @@ def command(
         params["dry_run"] = True
     if on_conflict != "abort":
         params["on_conflict"] = on_conflict
+    if isolation != "snapshot":
+        params["isolation"] = isolation
     if resolve:
         params["resolve"] = list(resolve)
     result = commit(params, quiet=state().json)

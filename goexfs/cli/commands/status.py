@@ -10,6 +10,8 @@ from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
 from goexfs.wire import Message
 
+_SHOWN = 10
+
 
 @declare("status", "goexfs status", "goexfs status -s nightly --json")
 @with_session
@@ -26,6 +28,20 @@ def command(session: str | None) -> None:
         print(line)
     for line in show.table(_rows(result)):
         print(line)
+    for line in _stale(result.get("stale_reads") or []):
+        print(line)
+
+
+def _stale(found: list[Message]) -> Iterator[str]:
+    """What scripts rest on that is not so any more."""
+    from goexfs.cli import show
+    from goexfs.names import visible
+
+    for each in found[:_SHOWN]:
+        place = f"{show.name(each['root'])}/{show.name(each['path'])}"
+        yield f"stale read: {place}: {visible(each['detail'])}"
+    if len(found) > _SHOWN:
+        yield f"... and {len(found) - _SHOWN} more stale reads (--json lists them)"
 
 
 def _rows(result: Message) -> Iterator[tuple[str, str]]:
