@@ -138,7 +138,9 @@ class Change(Reply):
 class ConflictInfo(Reply):
     root: str
     path: str
-    reason: Literal["changed", "replaced", "deleted", "created", "parent", "retyped", "blocked", "read"]
+    reason: Literal[
+        "changed", "replaced", "deleted", "created", "parent", "retyped", "blocked", "read"
+    ]
     detail: str
     """One sentence: what happened in the base, and what the session wants."""
     theirs: str = ""

@@ -337,8 +337,8 @@ class TrioClient:
 
         Conflicts at and below the paths in ``resolve`` end as that says, all others as
         ``on_conflict``; with ``isolation`` at ``serializable`` a file that a script read and that
-        changed since is one too.  Nothing was applied where the result has ``conflicts``; nor by a dry
-        run, whose result has the ``plan``.
+        changed since is one too.  Nothing was applied where the result has ``conflicts``; nor by
+        a dry run, whose result has the ``plan``.
         """
         request = asking.build(
             Commit,

@@ -46,9 +46,9 @@ from goexfsd.commit.past import Past, Tracer
 from goexfsd.commit.places import Places
 from goexfsd.commit.plan import Plan, parse
 from goexfsd.commit.resolve import Rules, resolve
-from goexfsd.commit.select import choose, complete
+from goexfsd.commit.select import choose
 from goexfsd.commit.strict import Strict
-from goexfsd.layer import originals, seen, unpatch
+from goexfsd.layer import originals, seen
 from goexfsd.layer.changes import Change, compute
 from goexfsd.layer.digest import digest
 from goexfsd.layer.origins import Identity

@@ -34,8 +34,6 @@ class Data(State):
         kills = ctx.uid != 0 and self.tree.layer.privileged
         if flags & os.O_TRUNC:
             self.truncate(node, 0, kills)
-        if node.fd >= 0 and not node.upper and not node.gone:
-            self.tree.check_place(node)
         reading = flags & os.O_ACCMODE != os.O_WRONLY
         self._need(node, reading=reading, writing=False)
         if reading and not node.upper:
