@@ -86,4 +86,7 @@ IN_VIEW: tuple[Item, ...] = (
     _item("clone", "project", writes=True),
     _item("sqlite", "one", writes=True),
     _item("compiling", "sources", writes=True),
+    _item("suite", "tests", writes=True),
+    _item("pip", "wheels", writes=True),
+    _item("npm", "packages", writes=True),
 )

@@ -204,10 +204,8 @@ def _own_base(stage: Stage, tree: str) -> Iterator[Path]:
         yield stage.copy(stage.trees.get(tree), spot / "base")
 
 
-def _landing(stage: Stage, system: System, base: Path, view: View) -> Callable[[], object]:
-    """The action that brings a view's changes into its base, durably."""
-    if isinstance(system, Goexfs):
-        return lambda: stage.client.commit(session=view.session)
+def _landing(base: Path, view: View) -> Callable[[], object]:
+    """The action that brings an overlay's changes into its base, durably."""
 
     def by_rsync() -> None:
         run("rsync", "-aHAX", f"{view.upper}/", f"{base}/")
@@ -216,18 +214,32 @@ def _landing(stage: Stage, system: System, base: Path, view: View) -> Callable[[
     return by_rsync
 
 
+def _home(stage: Stage, system: System, base: Path, view: View, what: str) -> Figures:
+    """Commit, and take it back where that can be done."""
+    if not isinstance(system, Goexfs):
+        return {f"commit of {what}": timed(_landing(base, view))}
+    made: list[str | None] = []
+    landed = timed(lambda: made.append(stage.client.commit(session=view.session).commit))
+    return {f"commit of {what}": landed, f"undo of {what}": timed(lambda: _undo(stage, made[0]))}
+
+
+def _undo(stage: Stage, commit: str | None) -> None:
+    with stage.as_user():
+        stage.client.undo(commit)
+
+
 def _commit(count: float, title: str) -> Item:
-    row = f"commit of {title} new files"
+    what = f"{title} new files"
 
     def measure(stage: Stage, system: System) -> Figures:
         with _own_base(stage, "small") as base:
             if system.name == "sandlock":
-                return _sandlock_commit(stage, base, count, row)
+                return _sandlock_commit(stage, base, count, f"commit of {what}")
             with system.view(stage, base, writes=True) as view:
                 _changed(stage, view, count)
-                return {row: timed(_landing(stage, system, base, view))}
+                return _home(stage, system, base, view, what)
 
-    return Item(f"commit-{title}", measure, (*VIEWS, "sandlock"), ("small",))
+    return Item(f"commit-{title}", measure, (*VIEWS, "sandlock"), ("small",), seldom=count > 10)
 
 
 def _sandlock_commit(stage: Stage, base: Path, count: float, row: str) -> Figures:
@@ -239,13 +251,34 @@ def _sandlock_commit(stage: Stage, base: Path, count: float, row: str) -> Figure
     return {row: took + timed(lambda: run("sync", "-f", base))}
 
 
-def _commit_big(stage: Stage, system: System) -> Figures:
-    with (
-        _own_base(stage, "big") as base,
-        system.view(stage, base, writes=True) as view,
-    ):
-        at_work(stage, list, view.top, "poke", stage.scale)
-        return {"commit of 4 KiB in big file": timed(_landing(stage, system, base, view))}
+def _commit_big(tree: str, what: str) -> Item:
+    def measure(stage: Stage, system: System) -> Figures:
+        with (
+            _own_base(stage, tree) as base,
+            system.view(stage, base, writes=True) as view,
+        ):
+            at_work(stage, list, view.top, "poke", stage.scale)
+            return _home(stage, system, base, view, what)
+
+    return Item(f"commit-{tree}", measure, VIEWS, (tree,), seldom=tree != "big")
+
+
+def _fork(stage: Stage, system: System) -> Figures:
+    """Of a session that changed 1, and of one that changed 5,000 files."""
+    base = stage.trees.get("small")
+    found: Figures = {}
+    for count, title in ((0.001, "1"), (5, "5,000")):
+        with system.view(stage, base, writes=True) as view:
+            _changed(stage, view, count)
+            forks: list[str] = []
+
+            def go(view: View = view, forks: list[str] = forks) -> None:
+                forks.append(stage.client.fork(session=view.session).session)
+
+            found[f"fork with {title} changed"] = timed(go)
+            with stage.as_user():
+                stage.client.discard(forks[0])
+    return found
 
 
 # -- many at once ----------------------------------------------------------------------------------
@@ -357,7 +390,10 @@ SESSIONS: tuple[Item, ...] = (
     Item("discard", _discard, (*VIEWS, "shadow git"), ("small",)),
     _commit(0.01, "10"),
     _commit(3, "3,000"),
-    Item("commit-big", _commit_big, VIEWS, ("big",)),
+    _commit(100, "100,000"),
+    _commit_big("big", "4 KiB in big file"),
+    _commit_big("vast", "4 KiB in 4 GiB"),
+    Item("fork", _fork, ("goexfs", "goexfs kernel"), ("small",)),
     _many(1),
     _many(10),
     _many(50),

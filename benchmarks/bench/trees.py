@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,61 @@ def sources(top: Path, scale: float) -> None:
         (tree / f"u{number}.c").write_text(f"{every}int g{number}(void) {{ return {number}; }}\n")
     objects = " ".join(f"u{number}.o" for number in range(units))
     (tree / "Makefile").write_text(f"all: {objects}\n\t$(AR) rcs lib.a {objects}\n")
+
+
+@maker
+def vast(top: Path, scale: float) -> None:
+    """One file of 4 GiB without holes, named like that of ``big``."""
+    big(top, scale * 16)
+
+
+@maker
+def tests(top: Path, scale: float) -> None:
+    """A Python package of 100 modules and 1,000 tests that read and write, below ``tree``."""
+    tree = top / "tree"
+    (tree / "package").mkdir(parents=True)
+    (tree / "package/__init__.py").touch()
+    for number in range(_sized(100, scale)):
+        (tree / f"package/m{number}.py").write_text(f"def f(x):\n    return x + {number}\n")
+        cases = "".join(
+            f"    def test_{n}(self):\n"
+            f"        with tempfile.TemporaryDirectory(dir='.') as d:\n"
+            f"            p = pathlib.Path(d, 'x'); p.write_text(str(f({n})))\n"
+            f"            self.assertEqual(p.read_text(), '{n + number}')\n"
+            for n in range(10)
+        )
+        (tree / f"test_m{number}.py").write_text(
+            f"import pathlib, tempfile, unittest\nfrom package.m{number} import f\n\n\n"
+            f"class Case(unittest.TestCase):\n{cases}"
+        )
+
+
+@maker
+def wheels(top: Path, scale: float) -> None:
+    """Three wheels of 300 modules each, below ``tree``."""
+    (top / "tree").mkdir()
+    for name in ("one", "two", "three"):
+        info = f"bench_{name}-1.0.dist-info"
+        with zipfile.ZipFile(top / f"tree/bench_{name}-1.0-py3-none-any.whl", "w") as wheel:
+            for number in range(_sized(300, scale)):
+                wheel.writestr(f"bench_{name}/m{number}.py", f"VALUE = {number}\n" * 50)
+            wheel.writestr(
+                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: bench_{name}\nVersion: 1.0\n"
+            )
+            wheel.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            wheel.writestr(f"{info}/RECORD", "")
+
+
+@maker
+def packages(top: Path, scale: float) -> None:
+    """Ten npm packages of 100 files each, below ``tree``."""
+    (top / "package.json").write_text('{"name": "bench", "version": "1.0.0"}')
+    for number in range(10):
+        tree = top / f"tree/p{number}"
+        plant(tree / "lib", _sized(100, scale))
+        (tree / "package.json").write_text(f'{{"name": "p{number}", "version": "1.0.0"}}')
 
 
 def _git(top: Path) -> None:

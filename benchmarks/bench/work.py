@@ -218,5 +218,36 @@ def compiling(top: str, scale: float) -> dict[str, float]:
     return {"C build": timed(go)}
 
 
+@row
+def suite(top: str, scale: float) -> dict[str, float]:
+    def go() -> None:
+        tool("/usr/bin/python3", "-m", "unittest", "discover", "-q", cwd=f"{top}/tree")
+
+    return {"Python test suite": timed(go)}
+
+
+@row
+def pip(top: str, scale: float) -> dict[str, float]:
+    argv = "-m pip install -q --no-index --no-deps --no-cache-dir --disable-pip-version-check"
+
+    def go() -> None:
+        wheels = sorted(path for path in files(f"{top}/tree") if path.endswith(".whl"))
+        tool("/usr/bin/python3", *argv.split(), "--target", "installed", *wheels, cwd=top)
+
+    return {"pip install, local wheels": timed(go)}
+
+
+@row
+def npm(top: str, scale: float) -> dict[str, float]:
+    argv = "npm install --offline --no-audit --no-fund --no-update-notifier --install-links"
+    env = {**os.environ, "HOME": top, "npm_config_cache": f"{top}/.npm"}
+
+    def go() -> None:
+        packages = [f"./tree/{name}" for name in sorted(os.listdir(f"{top}/tree"))]
+        tool(*argv.split(), *packages, cwd=top, env=env)
+
+    return {"npm install, local packages": timed(go)}
+
+
 if __name__ == "__main__":
     print(json.dumps(ROWS[sys.argv[1]](sys.argv[2], float(sys.argv[3]))))
