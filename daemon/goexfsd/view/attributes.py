@@ -45,6 +45,8 @@ class Attributes:
         """The attributes of a node; ``ours``: the name it was found under is in the upper."""
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node.id
+        if not node.upper:
+            node.told = (st.st_size, st.st_mtime_ns, st.st_ctime_ns)
         entry.entry_timeout = OURS if ours else self.base[node.root]
         entry.attr_timeout = OURS if node.upper else self.base[node.root]
         entry.st_mode = st.st_mode

@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable
 
+import pyfuse3
 from pyfuse3 import FileInfo, RequestContext
 
 from goexfsd.layer.copyup import open_base
@@ -34,6 +35,8 @@ class Data(State):
         kills = ctx.uid != 0 and self.tree.layer.privileged
         if flags & os.O_TRUNC:
             self.truncate(node, 0, kills)
+        if node.fd >= 0 and not node.upper and not node.gone:
+            self.tree.check_place(node)
         reading = flags & os.O_ACCMODE != os.O_WRONLY
         self._need(node, reading=reading, writing=False)
         if reading and not node.upper:
@@ -41,14 +44,31 @@ class Data(State):
             if layer.step and node.key not in layer.reads.known and not node.gone:
                 layer.reads.note(node.key, self.tree.lower_file(node), os.fstat(node.fd))
         node.opens += 1
-        return FileInfo(fh=node.id << 1 | kills, keep_cache=True)
+        same = node.upper or self.tree.stable[node.root] or self._is_as_read(node)
+        return FileInfo(fh=node.id << 1 | kills, keep_cache=same)
 
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
         node = self.known(fh >> 1)
         if not node.readable:
             self._need(node, reading=True, writing=False)
+        if not node.upper and not self.tree.stable[node.root]:
+            self._is_as_read(node)
         return os.pread(node.fd, size, off)
+
+    def _is_as_read(self, node: Node) -> bool:
+        """Whether a live base file is what the kernel knows of it, and read its pages from.
+
+        If not, the kernel is made to ask for its size and times before it believes what it has
+        of it.  (Telling it to drop the pages would wait for the very page that it asks for.)
+        """
+        st = os.fstat(node.fd)
+        version = (st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        was, node.version = node.version, version
+        if version == node.told and was in (None, version):
+            return True
+        pyfuse3.invalidate_inode(node.id, attr_only=True)
+        return False
 
     @handler
     def write(self, fh: int, off: int, buf: bytes) -> int:

@@ -41,6 +41,8 @@ class Directories(Metadata):
     @handler
     def opendir(self, inode: int, ctx: RequestContext) -> int:
         node = self.known(inode)
+        if not node.gone:
+            self.tree.merged_fd(node)  # an ESTALE is seen here: the kernel looks up again
         number = self._next_listing
         self._next_listing += 1
         self.listings[number] = Listing(node)

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 
 from goexfsd.layer.ledger import Key
 
+Version = tuple[int, int, int]
+"""Size, mtime and ctime in ns."""
+
 TOP = 1
 CREATED = 1 << 62
 HASHED = 1 << 61
@@ -67,9 +70,11 @@ class Node:
         "root",
         "subdirs",
         "times",
+        "told",
         "upper",
         "upper_fd",
         "upper_ino",
+        "version",
         "writable",
     )
 
@@ -112,6 +117,10 @@ class Node:
         """A file known to have no capabilities (the kernel asks before each write)."""
         self.times = 0
         """When the lower part of a merged directory was last looked at (monotonic ns)."""
+        self.told: Version = (0, 0, 0)
+        """Of a base entry, what the kernel was told last."""
+        self.version: Version | None = None
+        """Of a file of a live base, what it was when it was last read."""
         self.aside: Aside | None = None
         """A copy of a large base file made beside, waiting for its copy-up."""
 

@@ -266,6 +266,12 @@ class Places:
         self.verify(node, st)
         return st
 
+    def check_place(self, node: Node) -> None:
+        """ESTALE, or what stat says, unless the base has a node's entry where it was found."""
+        if not self.stable[node.root]:
+            name, at = self.lower_place(node)
+            self.verify(node, os.stat(name, dir_fd=at, follow_symlinks=False))
+
     def verify(self, node: Node, st: os.stat_result) -> None:
         """ESTALE unless the base still has the entry that the node was made for."""
         key = node.key

@@ -73,24 +73,29 @@ class Tree(Places):
         key = (parent.root, st.st_dev, st.st_ino)
         node = table.lowers.get(key)
         if node is not None:
-            if stat.S_IFMT(st.st_mode) == node.kind:
-                self._rebind_lower(node, parent, name, st)
+            if stat.S_IFMT(st.st_mode) == node.kind and self._rebind_lower(node, parent, name, st):
                 return node
             table.leave_lower(node)  # the number went to something else
         return self._new_node(parent, name, st, False)
 
-    def _rebind_lower(self, node: Node, parent: Node, name: bytes, st: os.stat_result) -> None:
+    def _rebind_lower(self, node: Node, parent: Node, name: bytes, st: os.stat_result) -> bool:
+        """Let a node have the name that it was found under; False if it is another's by now.
+
+        A number that is under another name may be that of a new entry, which got it from one
+        that was deleted: the kernel may still believe that the old name leads to this node.
+        """
         if node.parent is parent and node.name == name:
-            return
+            return True
         if node.kind != DIRECTORY and st.st_nlink > 1:
             self.table.bind(node, parent, name)
-            if node.gone:
-                self.revive(node)
+        elif node.told[:2] != (st.st_size, st.st_mtime_ns):
+            return False
         else:  # the base renamed it
             self.drop_lower_fd(node)
             self.table.move(node, parent, name)
-            if node.gone:
-                self.revive(node)
+        if node.gone:
+            self.revive(node)
+        return True
 
     def revive(self, node: Node) -> None:
         """A node without known name was found under one after all (a hard link)."""
