@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import leaks
@@ -17,6 +18,10 @@ from daemons import Goexfs as Goexfs
 from daemons import MakeDaemon as MakeDaemon
 
 _TEMPORARY = pytest.StashKey[Path]()
+
+# A machine may be busy: how long an example takes says nothing.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goexfs.cli import patch, progress, show
+from goexfs.cli import patch, progress, show, warned
 from scripted import change
 
 LYING = b"""diff --git a/x b/x
@@ -86,6 +86,17 @@ def test_nothing_on_a_terminal_can_steer_it(text: str) -> None:
     assert unsafe <= {"\t"}
     assert "\x1b" not in show.name(text)
     assert "\n" not in show.name(text)
+
+
+@given(st.text(), st.text(), st.text())
+def test_no_change_steers_a_terminal_either(path: str, root: str, warning: str) -> None:
+    told = change("renamed", path, old_path=root, root=root, warnings=[warning])
+    for line in (
+        show.change_line(told, True, False),
+        *warned.lines({"changes": [told]}, True, False),
+    ):
+        unsafe = {char for char in line if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")}
+        assert unsafe <= {"\t", "\n"} & set(warning)  # a sentence of ours
 
 
 @given(st.lists(st.binary(), max_size=5))

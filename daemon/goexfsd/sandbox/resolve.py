@@ -305,8 +305,8 @@ def _pattern(path: str, source: str) -> str:
             hint="* stands for any part of one name; to find names at any depth elsewhere would"
             " mean to walk the whole tree before each run",
         )
-    if "**" in path:
-        expression(path)  # raises
+    if not path.startswith(("/", "~/")):
+        expression(path)  # Usage where that is no glob
     if not path.strip("/.*"):
         raise Usage(f"{source}: {display(path)} cannot be hidden")
     return path.rstrip("/")
