@@ -78,7 +78,7 @@ def test_killed_at_every_point(tmp_path: Path) -> None:
 
 def test_killed_in_recovery_at_every_point(tmp_path: Path) -> None:
     points = 0
-    for number in (5, 25, 45, 65, 85):
+    for number in (5, 20, 35, 50, 60, 70):
         for second in range(1, 2000):
             found = committed(tmp_path, number * 10_000 + second)
             try:

@@ -7,6 +7,7 @@ before-image at the end), never lost.  It knows nothing of how a plan came about
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -88,6 +89,9 @@ class Applier:
             self._rename(node.slots[at], node.slots[op.at])
 
     def _shift(self, node: Node, at: int, to: int) -> None:
+        if self._ground.sits(node, at):
+            self._rename(node.slots[at], node.slots[to])
+            return
         now = self._ground.where(node)
         if now is not None and now >= to:
             return
@@ -103,38 +107,29 @@ class Applier:
 
     def _rename(self, old: Slot, new: Slot) -> None:
         """A rename that replaces nothing; whoever came in between is set aside."""
-        old_dir = os.dup(self._ground.directory(old[0]))
-        try:
-            while True:
-                new_dir, name = self._ground.at(new)
-                try:
-                    kernel.renameat2(old_dir, old[1], new_dir, name, kernel.RENAME_NOREPLACE)
-                    return
-                except OSError as error:
-                    if error.errno not in _TAKEN:
-                        raise
-                self._set_aside(new)
-        finally:
-            os.close(old_dir)
+        while True:
+            old_dir, new_dir = self._ground.two(old, new)
+            try:
+                kernel.renameat2(old_dir, old[1], new_dir, new[1], kernel.RENAME_NOREPLACE)
+                return
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+            self._set_aside(new)
 
     def _set_aside(self, slot: Slot) -> None:
         stage = self._stage_near(slot[0])
-        here = os.dup(self._ground.directory(slot[0]))
-        try:
-            while True:
-                self._aside += 1
-                name = b"aside%d" % self._aside
-                try:
-                    kernel.renameat2(
-                        here, slot[1], self._ground.directory(stage), name, kernel.RENAME_NOREPLACE
-                    )
-                except FileNotFoundError:
-                    return  # gone again
-                except FileExistsError:
-                    continue
-                return
-        finally:
-            os.close(here)
+        while True:
+            self._aside += 1
+            away = stage, b"aside%d" % self._aside
+            here, there = self._ground.two(slot, away)
+            try:
+                kernel.renameat2(here, slot[1], there, away[1], kernel.RENAME_NOREPLACE)
+            except FileNotFoundError:
+                return  # gone again
+            except FileExistsError:
+                continue
+            return
 
     def _stage_near(self, directory: int) -> int:
         device = os.fstat(self._ground.directory(directory)).st_dev
@@ -148,6 +143,12 @@ class Applier:
 
     def _swap(self, op: Op) -> None:
         node, other = self._node(op.node), self._node(op.other)
+        if node.new and op.at == 0 and self._ground.sits(other, op.other_at):
+            # The other has not left the place that the new one is to take, so neither has the
+            # new one its own, in the staging directory.
+            with contextlib.suppress(FileNotFoundError):
+                self._exchange(node.slots[op.at], other.slots[op.other_at])
+                return
         now = self._ground.where(node)
         if now is None:
             raise Lost(node)
@@ -170,12 +171,8 @@ class Applier:
             self._rename(node.slots[op.at + 1], node.slots[op.at])
 
     def _exchange(self, one: Slot, other: Slot) -> None:
-        one_dir = os.dup(self._ground.directory(one[0]))
-        try:
-            other_dir, name = self._ground.at(other)
-            kernel.renameat2(one_dir, one[1], other_dir, name, kernel.RENAME_EXCHANGE)
-        finally:
-            os.close(one_dir)
+        one_dir, other_dir = self._ground.two(one, other)
+        kernel.renameat2(one_dir, one[1], other_dir, other[1], kernel.RENAME_EXCHANGE)
 
     def _link(self, op: Op) -> None:
         node = self._node(op.node)

@@ -27,6 +27,8 @@ class Base:
         self.root_fds = root_fds
         self.root_devs = [os.fstat(fd).st_dev for fd in root_fds]
         self._kept: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+        self._known: dict[tuple[int, bytes], os.stat_result] | None = None
+        self._extras: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     def directory(self, root: int, path: bytes) -> int:
         """A descriptor of the directory, valid until 256 others have been asked for."""
@@ -49,10 +51,15 @@ class Base:
 
     def lstat(self, root: int, path: bytes) -> os.stat_result:
         """lstat of an entry; OSError as the call says."""
+        if self._known is not None:
+            known = self._known.get((root, path))
+            if known is not None:
+                return known
         directory, name = self.at(root, path)
-        if not name:
-            return os.fstat(directory)
-        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        st = _stat(directory, name)
+        if self._known is not None:
+            self._known[root, path] = st
+        return st
 
     def look(self, root: int, path: bytes) -> os.stat_result | None:
         """lstat, or None where there is nothing (or no directory to hold it)."""
@@ -70,7 +77,25 @@ class Base:
 
     def extra(self, root: int, path: bytes) -> tuple[int, int]:
         """``kernel.statx_extra`` of an entry."""
-        return kernel.statx_extra(*self.at(root, path))
+        if self._known is None:
+            return kernel.statx_extra(*self.at(root, path))
+        found = self._extras.get((root, path))
+        if found is None:
+            found = self._extras[root, path] = kernel.statx_extra(*self.at(root, path))
+        return found
+
+    def remember(self) -> None:
+        """From now until ``forget`` an entry that was looked at is what it was then.
+
+        For the drawing of a plan, which looks at everything several times and would only be
+        confused by what changes meanwhile; that is found by the check that follows.
+        """
+        self._known = {}
+
+    def forget(self) -> None:
+        """Every look is a new one again."""
+        self._known = None
+        self._extras = {}
 
     def open(self, root: int, path: bytes, flags: int) -> int:
         """Open an entry itself (never through a symlink)."""
@@ -79,9 +104,16 @@ class Base:
 
     def close(self) -> None:
         """Close the kept descriptors and start anew (paths may lead elsewhere by now)."""
+        self.forget()
         for fd in self._kept.values():
             os.close(fd)
         self._kept.clear()
+
+
+def _stat(directory: int, name: bytes) -> os.stat_result:
+    if not name:
+        return os.fstat(directory)
+    return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
 
 def type_of(mode: int) -> str:

@@ -2,8 +2,10 @@
 
 ``images`` in the commit's directory has a line for each base entry: its place, its inode, the
 role it plays, all attributes, and the number of ``image.<n>`` with its bytes (names of one inode
-share it).  Bytes that cannot be read yet (no read permission) are saved once the entry has left
-its place, in ``late``; so is whatever somebody changed in the last moment: nothing is lost.
+share it).  Small files of one name lie one after the other in ``image.pack``, and the line has
+their place in it: a file for each would cost more than their bytes.  Bytes that cannot be read yet
+(no read permission) are saved once the entry has left its place, in ``late``; so is whatever
+somebody changed in the last moment: nothing is lost.
 """
 
 from __future__ import annotations
@@ -19,13 +21,26 @@ from goexfsd import kernel
 from goexfsd.commit import intent
 from goexfsd.commit.base import Base, type_of
 from goexfsd.commit.draft import Blueprint, Taken
-from goexfsd.commit.faithful import DATA, Meta, copy_data, read_meta, text
+from goexfsd.commit.faithful import (
+    DATA,
+    Meta,
+    copy_data,
+    read_meta,
+    small_data,
+    text,
+    xattrs_of,
+)
 from goexfsd.commit.faults import fault
 from goexfsd.commit.places import join
 from goexfsd.commit.plan import Expect
 from goexfsd.commit.stage import listing
 
 LATE = b"late"
+PACK = b"image.pack"
+_FLUSH = 1 << 20
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+Image = int | list[int] | None
+"""The number of a file ``image.<n>``, or [offset, length] in the pack; None: no bytes are kept."""
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -35,19 +50,19 @@ def image_name(number: int) -> bytes:
 
 def save(blueprint: Blueprint, base: Base, before_fd: int, progress: Progress) -> None:
     """Write all before-images and their index, durably."""
-    saver = _Saver(base, before_fd)
     lines = []
-    for index, taken in enumerate(blueprint.taken):
-        fault("before.image")
-        line = saver.line(taken)
-        if taken.role == "filled" and taken.node is not None:
-            blueprint.plan.fills[taken.node] = line["image"]
-        if taken.role == "gone" and line["type"] == "file" and line["image"] is None:
-            key = taken.root, line["ino"]
-            blueprint.plan.taken[key] = replace(blueprint.plan.taken[key], saved=False)
-        lines.append(line)
-        if index % 256 == 0:
-            progress("before-images", index, len(blueprint.taken))
+    with _Saver(base, before_fd) as saver:
+        for index, taken in enumerate(blueprint.taken):
+            fault("before.image")
+            line = saver.line(taken)
+            if taken.role == "filled" and taken.node is not None:
+                blueprint.plan.fills[taken.node] = line["image"]
+            if taken.role == "gone" and line["type"] == "file" and line["image"] is None:
+                key = taken.root, line["ino"]
+                blueprint.plan.taken[key] = replace(blueprint.plan.taken[key], saved=False)
+            lines.append(line)
+            if index % 256 == 0:
+                progress("before-images", index, len(blueprint.taken))
     intent.write(before_fd, intent.IMAGES, lines)
     fault("before.sync")
     kernel.syncfs(before_fd)
@@ -58,15 +73,43 @@ class _Saver:
         self._base, self._before_fd = base, before_fd
         self._numbers: dict[tuple[int, int], int | None] = {}
         self._next = 0
+        self._pack = _Pack(before_fd)
+
+    def __enter__(self) -> _Saver:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._pack.close()
 
     def line(self, taken: Taken) -> dict[str, Any]:
+        if taken.role == "gone" and taken.st.st_nlink == 1 and stat.S_ISREG(taken.st.st_mode):
+            with contextlib.suppress(PermissionError):
+                return self._plain(taken)
         meta, st = read_meta(*self._base.at(taken.root, taken.path))
         image = None
         if stat.S_ISREG(st.st_mode) and taken.role != "attrs":
             key = st.st_dev, st.st_ino
             if key not in self._numbers:
-                self._numbers[key] = self._bytes(taken, st.st_size)
+                self._numbers[key] = self._bytes(taken)
             image = self._numbers[key]
+        return self._line(taken, meta, st, image)
+
+    def _plain(self, taken: Taken) -> dict[str, Any]:
+        """The line of a readable file of one name, with one look at it."""
+        directory, name = self._base.at(taken.root, taken.path)
+        src = os.open(name, DATA, dir_fd=directory)
+        try:
+            st = os.fstat(src)
+            meta = Meta.of(st, xattrs_of(src, opened=True))
+            image: Image = None
+            if stat.S_ISREG(st.st_mode):
+                data = small_data(src, st)
+                image = self._keep(src, st) if data is None else self._pack.put(data)
+            return self._line(taken, meta, st, image)
+        finally:
+            os.close(src)
+
+    def _line(self, taken: Taken, meta: Meta, st: os.stat_result, image: Image) -> dict[str, Any]:
         return {
             "root": taken.root,
             "path": text(taken.path),
@@ -79,7 +122,7 @@ class _Saver:
             "image": image,
         }
 
-    def _bytes(self, taken: Taken, size: int) -> int | None:
+    def _bytes(self, taken: Taken) -> int | None:
         try:
             src = self._base.open(taken.root, taken.path, DATA)
         except PermissionError:
@@ -87,17 +130,58 @@ class _Saver:
                 raise
             return None  # saved late
         try:
-            self._next += 1
-            keep(self._before_fd, image_name(self._next), src, size)
+            return self._keep(src, os.fstat(src))
         finally:
             os.close(src)
+
+    def _keep(self, src: int, st: os.stat_result) -> int:
+        self._next += 1
+        keep(self._before_fd, image_name(self._next), src, st.st_size)
         return self._next
+
+
+class _Pack:
+    """The file with the bytes of small ones, made when there is the first."""
+
+    def __init__(self, dir_fd: int) -> None:
+        self._dir_fd, self._fd = dir_fd, -1
+        self._waiting: list[bytes] = []
+        self._held = 0
+        self._end = 0
+
+    def put(self, data: bytes) -> list[int]:
+        """[offset, length] of ``data`` in the pack."""
+        at = self._end
+        self._waiting.append(data)
+        self._held += len(data)
+        self._end += len(data)
+        if self._held >= _FLUSH:
+            self._write()
+        return [at, len(data)]
+
+    def _write(self) -> None:
+        if self._fd < 0:
+            self._fd = os.open(PACK, _NEW, 0o600, dir_fd=self._dir_fd)
+        data, at = b"".join(self._waiting), self._end - self._held
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._fd, data[done:] if done else data, at + done)
+        self._waiting.clear()
+        self._held = 0
+
+    def close(self) -> None:
+        """Write what is left."""
+        try:
+            if self._held:
+                self._write()
+        finally:
+            if self._fd >= 0:
+                os.close(self._fd)
 
 
 def keep(dir_fd: int, name: bytes, src: int, size: int) -> None:
     """Copy what ``src`` reads to a new file."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    dst = os.open(name, flags, 0o600, dir_fd=dir_fd)
+    dst = os.open(name, _NEW, 0o600, dir_fd=dir_fd)
     try:
         copy_data(src, dst, size)
     finally:

@@ -25,6 +25,7 @@ from goexfsd.layer.changes import compute
 from goexfsd.worker import Worker
 
 Progress = Callable[[str, int, int | None], None]
+Line = dict[str, Any]
 
 
 def progress(worker: Worker) -> Progress:
@@ -42,18 +43,19 @@ def carry_out(worker: Worker, plan: Plan) -> None:
         if intent.exists(before_fd, intent.VERDICT):
             _take_back(worker, plan, ground)
             return
-        if not intent.exists(before_fd, intent.APPLIED) and not _apply(worker, plan, ground):
+        done = intent.read(before_fd, intent.APPLIED) or _apply(worker, plan, ground)
+        if done is None:
             _take_back(worker, plan, ground)
             return
         fault("applied")
         if not intent.exists(before_fd, intent.TIDIED):
-            _tidy(worker, plan, ground)
+            _tidy(worker, plan, ground, done)
     finally:
         ground.close()
-    _say_applied(worker, plan)
+    _say_applied(worker, plan, done)
 
 
-def _tidy(worker: Worker, plan: Plan, ground: Ground) -> None:
+def _tidy(worker: Worker, plan: Plan, ground: Ground, done: list[Line]) -> None:
     reopen(plan, ground, back=False)
     homes = _homes(plan, ground)
     try:
@@ -66,7 +68,6 @@ def _tidy(worker: Worker, plan: Plan, ground: Ground) -> None:
     # From here on others' changes are theirs: what the entries are now is what an undo expects,
     # and a recovery that is asked again sets no times any more.
     before_fd = worker.layer_fds["before"]
-    done = intent.read(before_fd, intent.APPLIED) or []
     base = Base(worker.root_fds)
     try:
         intent.write(before_fd, intent.TIDIED, outcome.tidied(plan, base, done))
@@ -74,19 +75,21 @@ def _tidy(worker: Worker, plan: Plan, ground: Ground) -> None:
         base.close()
 
 
-def _apply(worker: Worker, plan: Plan, ground: Ground) -> bool:
-    """Forward to the point where only tidying is left; False if it cannot be reached."""
+def _apply(worker: Worker, plan: Plan, ground: Ground) -> list[Line] | None:
+    """Forward to the point where only tidying is left; the record of it, None if that cannot be
+    reached."""
     before_fd = worker.layer_fds["before"]
     try:
         Applier(plan, ground, before_fd, progress(worker)).forward()
         stage.sync(plan, ground)
         late = _save_late(plan, ground, before_fd)
-        intent.write(before_fd, intent.APPLIED, [*_results(plan, worker), *late])
+        done = [*_results(plan, worker), *late]
+        intent.write(before_fd, intent.APPLIED, done)
     except (OSError, Lost) as error:
         fault("verdict")
         intent.write(before_fd, intent.VERDICT, [{"error": _verdict(error, plan).to_wire()}])
-        return False
-    return True
+        return None
+    return done
 
 
 def _verdict(error: OSError | Lost, plan: Plan) -> GoexfsError:
@@ -153,14 +156,13 @@ def say_back(
     worker.send(message)
 
 
-def _say_applied(worker: Worker, plan: Plan) -> None:
+def _say_applied(worker: Worker, plan: Plan, lines: list[Line]) -> None:
     remaining: dict[str, int] = {}
     live = worker.layer_fds.get("live")
     if plan.partial and live is not None:
         rebase.rebase(live, worker.layer_fds["before"], plan, worker.spec.roots, worker.lower_fds)
         left = compute(live, worker.spec.roots, worker.lower_fds)
         remaining = dict(Counter(change.kind for change in left))
-    lines = intent.read(worker.layer_fds["before"], intent.APPLIED) or []
     losses = [loss for line in lines for loss in line.get("losses", ())]
     late = [line["late"] for line in lines if "late" in line and line["late"]["changed"]]
     worker.send(

@@ -59,8 +59,8 @@ class Contents(Protocol):
     def meta(self, content: Any, /) -> Meta:
         """All attributes that it is to have."""
 
-    def data(self, content: Any, /) -> int:
-        """A readable descriptor of its bytes, for the caller to close."""
+    def data(self, content: Any, /) -> int | bytes:
+        """Its bytes, or a readable descriptor of them, for the caller to close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +213,17 @@ class Draft:
 
     def _order(self) -> None:
         arrivals = [(node, slot) for _, node, slot in sorted(self._targets, key=lambda t: t[0])]
+        # What takes a name from the staging directory leaves a free place there, and a swap of
+        # the two has brought what had the name to that place already.
+        free = {slot: node.slots[0] for _, node, slot in self._targets if node.new}
         leaving = []
         for node in self._gone.values():
             above = self._plan.nodes[node.slots[0][0]]
             if above.id not in self._gone:  # else it goes along with its directory
-                leaving.append((node, self._stage_slot(above, "o")))
+                place = free.get(node.slots[0])
+                if place is None or place[0] != self._stage(above):
+                    place = self._stage_slot(above, "o")
+                leaving.append((node, place))
         board = Board(self._plan.nodes, self._park)
         board.arrange([*arrivals, *leaving])
         attrs = [Op("attrs", node, other=index) for node, index in self._attrs.items()]

@@ -23,6 +23,8 @@ from goexfsd import kernel
 from goexfsd.layer.format import unescape_xattr
 
 _CHUNK = 1 << 20
+SMALL = 32 << 10
+"""Files of up to so many bytes, without holes, are read and written whole."""
 _NO_REFLINK = (
     errno.EXDEV,
     errno.EOPNOTSUPP,
@@ -109,10 +111,14 @@ def proc(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
-def xattrs_of(fd: int) -> Xattrs:
-    """Extended attributes behind a handle; security labels of the system's own are left out."""
+def xattrs_of(fd: int, *, opened: bool = False) -> Xattrs:
+    """Extended attributes behind a handle; security labels of the system's own are left out.
+
+    ``opened``: the descriptor is no mere handle (O_PATH), and can be asked itself.
+    """
+    where = fd if opened else proc(fd)
     try:
-        names = os.listxattr(proc(fd))
+        names = os.listxattr(where)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return {}
@@ -122,16 +128,16 @@ def xattrs_of(fd: int) -> Xattrs:
         if name.startswith(b"security.") and name != _CAPABILITY:
             continue
         try:
-            found[name] = os.getxattr(proc(fd), name)
+            found[name] = os.getxattr(where, name)
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EACCES):
                 raise
     return found
 
 
-def layer_xattrs_of(fd: int) -> Xattrs:
+def layer_xattrs_of(fd: int, *, opened: bool = False) -> Xattrs:
     """As ``xattrs_of``, of an upper entry: the user's names, without the layer's markers."""
-    stored = xattrs_of(fd)
+    stored = xattrs_of(fd, opened=opened)
     named = ((unescape_xattr(name), value) for name, value in stored.items())
     return {name: value for name, value in named if name is not None}
 
@@ -145,6 +151,30 @@ def read_meta(dir_fd: int, name: bytes) -> tuple[Meta, os.stat_result]:
         return Meta.of(st, xattrs_of(fd), target), st
     finally:
         os.close(fd)
+
+
+def small_data(src: int, st: os.stat_result) -> bytes | None:
+    """All bytes of a small regular file without holes; None of any other."""
+    if st.st_size > SMALL or st.st_blocks * 512 < st.st_size:
+        return None
+    data = os.pread(src, SMALL + 1, 0)
+    return data if len(data) == st.st_size else None
+
+
+def copy_new(src: int, dst: int, st: os.stat_result) -> None:
+    """As ``copy_data``, to a new and empty file; ``st`` is of ``src``."""
+    data = small_data(src, st)
+    if data is None:
+        copy_data(src, dst, st.st_size)
+    else:
+        write_new(dst, data)
+
+
+def write_new(dst: int, data: bytes) -> None:
+    """Write ``data`` to a new and empty file."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(dst, data[done:] if done else data, done)
 
 
 def copy_data(src: int, dst: int, size: int) -> None:
@@ -198,6 +228,17 @@ def _copy_bytes(src: int, dst: int, start: int, end: int) -> None:
         while done < len(data):
             done += os.pwrite(dst, data[done:], start + done)
         start += len(data)
+
+
+def dress_new(fd: int, meta: Meta) -> list[str]:
+    """As ``put_meta``, of a file that was just made, has no attributes yet, and is open."""
+    now = os.fstat(fd)
+    if (now.st_uid, now.st_gid) != (meta.uid, meta.gid) or meta.xattrs:
+        return put_meta(fd, meta)
+    lost, mode = [], stat.S_IMODE(meta.mode)
+    if stat.S_IMODE(now.st_mode) != mode:
+        lost += _try("mode", lambda: os.chmod(fd, mode))
+    return lost + _try("times", lambda: os.utime(fd, ns=(meta.atime_ns, meta.mtime_ns)))
 
 
 def put_meta(fd: int, meta: Meta, *, times: bool = True) -> list[str]:

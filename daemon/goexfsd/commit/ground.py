@@ -34,6 +34,8 @@ class Ground:
     def __init__(self, nodes: Sequence[Node], root_fds: Sequence[int]) -> None:
         self._nodes, self._root_fds = nodes, root_fds
         self._kept: OrderedDict[int, int] = OrderedDict()
+        self._wanted = -1
+        """A node whose directory must stay open while another is opened."""
 
     def directory(self, node_id: int) -> int:
         """A descriptor of a directory node; Lost if it cannot be found."""
@@ -54,8 +56,24 @@ class Ground:
             raise Lost(node)
         self._kept[node_id] = fd
         if len(self._kept) > _KEEP:
-            os.close(self._kept.popitem(last=False)[1])
+            self._drop_one()
         return fd
+
+    def _drop_one(self) -> None:
+        if self._wanted in self._kept:
+            self._kept.move_to_end(self._wanted)
+        os.close(self._kept.popitem(last=False)[1])
+
+    def two(self, one: Slot, other: Slot) -> tuple[int, int]:
+        """The descriptors of two slots' directories, both valid until the next is asked for."""
+        first = self.directory(one[0])
+        if one[0] == other[0]:
+            return first, first
+        self._wanted = one[0]
+        try:
+            return first, self.directory(other[0])
+        finally:
+            self._wanted = -1
 
     def at(self, slot: Slot) -> tuple[int, bytes]:
         """(directory descriptor, name) of a slot.  Lost if the directory is."""
@@ -68,6 +86,17 @@ class Ground:
             if st is not None and st.st_ino == node.ino and type_of(st.st_mode) == node.type:
                 return index
         return None
+
+    def sits(self, node: Node, at: int) -> bool:
+        """Whether a node is in its slot ``at``, and so in no other: never if it comes there twice.
+
+        One look where ``where`` takes several; what it does not know, that tells.
+        """
+        slots = node.slots
+        if slots.count(slots[at]) > 1:
+            return False
+        st = self.look(slots[at])
+        return st is not None and st.st_ino == node.ino and type_of(st.st_mode) == node.type
 
     def look(self, slot: Slot) -> os.stat_result | None:
         """lstat of what is in a slot; None if nothing, or if its directory is gone."""

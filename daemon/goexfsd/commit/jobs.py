@@ -20,6 +20,7 @@ leaves the base as it was.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -97,11 +98,11 @@ def recover(worker: Worker) -> None:
     Idempotent: killed at any point, it can be run again.
     """
     _begin(worker)
-    lines = intent.read(worker.layer_fds["before"], intent.PLAN)
     if worker.spec.options["state"] != "intent":
         stage.remove_stages(worker.root_fds, worker.layer_fds["before"], times=True)
         say_back(worker, None)
         return
+    lines = intent.read(worker.layer_fds["before"], intent.PLAN)
     if lines is None:
         raise CommitFailed(
             "the plan of a pending commit is missing; the base was not touched by recovery",
@@ -115,6 +116,7 @@ def recover(worker: Worker) -> None:
 def _begin(worker: Worker) -> None:
     # A node is found through its directory, and so on up: deep trees, deep calls.
     sys.setrecursionlimit(1_000_000)
+    gc.disable()  # everything made is kept to the end, and that is soon
     arm(worker.spec.options)
 
 
@@ -134,6 +136,7 @@ class _Preparation:
         self._roots = worker.spec.roots
         self._before_fd = worker.layer_fds.get("before", -1)
         self._base = Base(worker.root_fds)
+        self._base.remember()
         self._progress = progress(worker)
         self._ground: Ground | None = None
 
@@ -164,6 +167,7 @@ class _Preparation:
     def _stage(self, blueprint: Blueprint, source: Contents) -> Plan | None:
         plan = blueprint.plan
         preflight.check(blueprint, self._base, self._before_fd)
+        self._base.forget()
         self._ground = Ground(plan.nodes, self._worker.root_fds)
         try:
             before.save(blueprint, self._base, self._before_fd, self._progress)
@@ -310,6 +314,10 @@ class _Undo(_Preparation):
         self._past = Past(worker.layer_fds["undone"])
         later = [label for label in worker.layer_fds if label.startswith("undo-")]
         self._tracer = Tracer(worker.layer_fds[label] for label in sorted(later))
+
+    def close(self) -> None:
+        super().close()
+        self._past.close()
 
     def prepare(self) -> Plan | None:
         _same_roots(self._worker, self._past.plan)

@@ -13,6 +13,7 @@ import stat
 from typing import Any
 
 from goexfs.names import to_wire
+from goexfsd.commit import intent
 from goexfsd.commit.base import Base
 from goexfsd.commit.plan import Node, Plan, fields_of, path_of
 from goexfsd.layer.origins import Identity
@@ -39,21 +40,39 @@ def in_place(plan: Plan) -> list[Node]:
 def applied(plan: Plan, base: Base) -> list[Line]:
     """Lines for the record ``applied``."""
     look = _Look(plan, base)
-    return [
-        {"now": [node.id, fields_of(now)]}
-        for node in in_place(plan)
-        if (now := look.left(node)) is not None
-    ]
+    return [_line(node, now) for node in in_place(plan) if (now := look.left(node)) is not None]
+
+
+def _line(node: Node, now: Identity) -> Line:
+    line: Line = {"now": [node.id, fields_of(now)]}
+    if node.stands is not None:
+        line["stands"] = fields_of(node.stands)
+    return line
+
+
+def left(dir_fd: int) -> list[Line] | None:
+    """What a commit left, from both records; None if they are not complete."""
+    first, second = intent.read(dir_fd, intent.APPLIED), intent.read(dir_fd, intent.TIDIED)
+    if first is None or second is None:
+        return None
+    found = {line["now"][0]: line for line in (*first, *second) if "now" in line}
+    return list(found.values())
 
 
 def tidied(plan: Plan, base: Base, before: list[Line]) -> list[Line]:
-    """Lines for the record ``tidied``: those of ``applied``, as they are by now."""
+    """Lines for the record ``tidied``: those of ``applied`` that the tidying may have changed,
+    as they are by now: directories, and files that had another name in the staging."""
+    here = {node.id for node in in_place(plan)}
+    elsewhere = {node.ino for node in plan.nodes if node.id not in here}
     lines: list[Line] = []
     for line in before:
         if "now" not in line:
             continue
         number, fields = line["now"]
-        node, was = plan.nodes[number], Identity(*fields)
+        node = plan.nodes[number]
+        if node.type != "dir" and node.ino not in elsewhere:
+            continue
+        was = Identity(*fields)
         try:
             st = base.look(node.root, path_of(plan, number))
         except PermissionError:
@@ -61,10 +80,7 @@ def tidied(plan: Plan, base: Base, before: list[Line]) -> list[Line]:
         if st is not None:
             now = Identity.of(st, base.root_devs[node.root])
             was = now if _only_tidied(was, now) else was
-        fresh: Line = {"now": [number, fields_of(was)]}
-        if node.stands is not None:
-            fresh["stands"] = fields_of(node.stands)
-        lines.append(fresh)
+        lines.append(_line(node, was))
     return lines
 
 

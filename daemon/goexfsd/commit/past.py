@@ -16,8 +16,8 @@ from typing import Any
 
 from goexfs.errors import Denied, InvalidState, NotFound, StoreFailed
 from goexfs.names import display
-from goexfsd.commit import intent
-from goexfsd.commit.before import image_name
+from goexfsd.commit import intent, outcome
+from goexfsd.commit.before import PACK, image_name
 from goexfsd.commit.conflicts import differs_from
 from goexfsd.commit.faithful import Meta, raw
 from goexfsd.commit.outcome import in_place
@@ -34,18 +34,21 @@ class Image:
     path: bytes
     meta: Meta
     file: bytes | None
+    """Its name; None if there are no bytes, or if they lie in the pack."""
     nlink: int = 1
     late: bool = False
     """Somebody changed it in the very last moment: it is newer than what the commit checked."""
+    packed: tuple[int, int] | None = None
+    """(offset, length) in the pack."""
 
 
 class Past:
     """A done commit.  Raises InvalidState if it cannot be undone (any more)."""
 
     def __init__(self, commit_fd: int) -> None:
-        self._fd = commit_fd
+        self._fd, self._pack = commit_fd, -1
         lines = intent.read(commit_fd, intent.PLAN)
-        left = intent.read(commit_fd, intent.TIDIED)
+        left = outcome.left(commit_fd)
         images = intent.read(commit_fd, intent.IMAGES)
         if lines is None or left is None or images is None:
             raise InvalidState("the commit cannot be undone: its records are not complete")
@@ -59,6 +62,7 @@ class Past:
             if node.id not in self.here and not node.new and node.slots
         }
         """Base entries that the commit removed or replaced."""
+        self._images: dict[int, Image] = {}
         self._late = self._read_late()
         self._lines: dict[tuple[Place, str], dict[str, Any]] = {
             ((line["root"], raw(line["path"])), line["role"]): line for line in images
@@ -71,11 +75,17 @@ class Past:
 
     def gone_image(self, node: Node) -> Image:
         """What an entry was that the commit took away, in its very last state."""
+        known = self._images.get(node.id)
+        if known is None:
+            known = self._images[node.id] = self._gone_image(node)
+        return known
+
+    def _gone_image(self, node: Node) -> Image:
         path = path_of(self.plan, node.id, old=True)
         line = self._line(node.root, path, "gone")
         late = self._late.get((node.root, line["ino"]))
         meta = Meta.from_json((late or line)["meta"])
-        file = None
+        file = packed = None
         if stat.S_ISREG(meta.mode):
             label = line["image"] if late is None else late["image"]
             if label is None:
@@ -83,9 +93,12 @@ class Past:
                     f"{display(path)} cannot be brought back: it could not be read when it was "
                     "removed"
                 )
-            file = image_name(label) if isinstance(label, int) else os.fsencode(label)
+            if isinstance(label, list):
+                packed = label[0], label[1]
+            else:
+                file = image_name(label) if isinstance(label, int) else os.fsencode(label)
         changed = late is not None and late["changed"]
-        return Image(node.root, path, meta, file, line["nlink"], changed)
+        return Image(node.root, path, meta, file, line["nlink"], changed, packed)
 
     def filled_image(self, node: Node) -> Image:
         """What bytes a file had that the commit filled anew."""
@@ -104,16 +117,35 @@ class Past:
     def meta(self, image: Image) -> Meta:
         return image.meta
 
-    def data(self, image: Image) -> int:
-        assert image.file is not None
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    def data(self, image: Image) -> int | bytes:
         try:
-            return os.open(image.file, flags, dir_fd=self._fd)
+            return self._open(image.file) if image.packed is None else self._unpack(*image.packed)
         except FileNotFoundError as error:
             raise NotFound(f"the before-image of {display(image.path)} is gone") from error
 
+    def _open(self, name: bytes | None) -> int:
+        assert name is not None
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self._fd)
+
+    def _unpack(self, offset: int, length: int) -> bytes:
+        if self._pack < 0:
+            self._pack = self._open(PACK)
+        data = os.pread(self._pack, length, offset) if length else b""
+        if len(data) != length:
+            raise StoreFailed("the before-images of the commit are cut off")
+        return data
+
+    def close(self) -> None:
+        """Close what was opened on the way."""
+        if self._pack >= 0:
+            os.close(self._pack)
+            self._pack = -1
+
     def room(self, image: Image) -> int:
         """Bytes on disk of an image's data."""
+        if image.packed is not None:
+            return image.packed[1]
         if image.file is None:
             return 0
         return os.stat(image.file, dir_fd=self._fd).st_blocks * 512
@@ -129,7 +161,7 @@ class Tracer:
     def __init__(self, undos: Iterable[int]) -> None:
         self._links: list[dict[_Key, tuple[Identity, Identity]]] = []
         for fd in undos:
-            lines, left = intent.read(fd, intent.PLAN), intent.read(fd, intent.TIDIED)
+            lines, left = intent.read(fd, intent.PLAN), outcome.left(fd)
             if lines is not None and left is not None:
                 self._links.append(_links(parse(lines), left))
 

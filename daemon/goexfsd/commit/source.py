@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
 from goexfs.errors import Denied, Internal
@@ -19,6 +20,8 @@ from goexfsd.commit.places import leaf, parent
 from goexfsd.layer.changes import Change, Root
 from goexfsd.layer.format import ACCESS_ACL, INDEX, UPPER, acl_with_mode
 from goexfsd.layer.seen import Seen
+
+_KEEP = 256
 
 
 class Source:
@@ -38,6 +41,9 @@ class Source:
             for change in changes
             if change.source is not None
         }
+        self._kept: OrderedDict[tuple[int, bytes], int] = OrderedDict()
+        self._told: tuple[Change, Meta] | None = None
+        """What ``data`` was asked last, with its attributes: they are asked for next."""
         self._tops = {
             root.index: kernel.open_beneath(
                 layer_fd, UPPER + b"/" + os.fsencode(root.name), os.O_PATH | os.O_DIRECTORY
@@ -47,15 +53,26 @@ class Source:
 
     def close(self) -> None:
         os.close(self._index)
-        for fd in self._tops.values():
+        for fd in (*self._tops.values(), *self._kept.values()):
             os.close(fd)
+        self._kept.clear()
 
     def _open(self, root: int, path: bytes, flags: int) -> int:
-        directory = kernel.open_dir_beneath(self._tops[root], parent(path))
-        try:
-            return kernel.open_beneath(directory, leaf(path), flags)
-        finally:
-            os.close(directory)
+        directory = self._directory(root, parent(path))
+        # A name and no path: with O_NOFOLLOW it leads to what is in the directory, nowhere else.
+        return os.open(leaf(path) or b".", flags | os.O_NOFOLLOW, dir_fd=directory)
+
+    def _directory(self, root: int, path: bytes) -> int:
+        if not path:
+            return self._tops[root]
+        fd = self._kept.get((root, path))
+        if fd is None:
+            fd = self._kept[root, path] = kernel.open_dir_beneath(self._tops[root], path)
+            if len(self._kept) > _KEEP:
+                os.close(self._kept.popitem(last=False)[1])
+        else:
+            self._kept.move_to_end((root, path))
+        return fd
 
     def _entry(self, change: Change, flags: int) -> int:
         """Open the upper inode of a change: under its own name, else under another it has."""
@@ -81,27 +98,38 @@ class Source:
 
     def meta(self, change: Change) -> Meta:
         """All attributes as the view shows them."""
-        assert change.st is not None
+        if self._told is not None and self._told[0] is change:
+            return self._told[1]
         fd = self.handle(change)
         try:
-            link = stat.S_ISLNK(change.st.st_mode)
-            target = os.readlink(b"", dir_fd=fd) if link else None
-            xattrs = layer_xattrs_of(fd)
-            if ACCESS_ACL in xattrs:
-                xattrs[ACCESS_ACL] = acl_with_mode(xattrs[ACCESS_ACL], change.st.st_mode)
-            return Meta.of(change.st, xattrs, target)
+            return self._meta_of(change, fd, opened=False)
         finally:
             os.close(fd)
+
+    def _meta_of(self, change: Change, fd: int, *, opened: bool) -> Meta:
+        assert change.st is not None
+        link = stat.S_ISLNK(change.st.st_mode)
+        target = os.readlink(b"", dir_fd=fd) if link else None
+        xattrs = layer_xattrs_of(fd, opened=opened)
+        if ACCESS_ACL in xattrs:
+            xattrs[ACCESS_ACL] = acl_with_mode(xattrs[ACCESS_ACL], change.st.st_mode)
+        return Meta.of(change.st, xattrs, target)
 
     def data(self, change: Change) -> int:
         """A readable descriptor of a changed regular file."""
         try:
-            return self._entry(change, DATA)
+            fd = self._entry(change, DATA)
         except PermissionError as error:
             raise Denied(
                 f"{display(change.path)} cannot be read: it has no read permission",
                 hint="give it back its read permission in the session, then commit",
             ) from error
+        try:
+            self._told = change, self._meta_of(change, fd, opened=True)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def directory_times(self, root: int, path: bytes) -> tuple[int, int] | None:
         """(atime, mtime) in ns of a directory of the view, if the layer has a copy of it."""

@@ -21,11 +21,13 @@ from goexfsd.commit.draft import Blueprint, Contents, Staged
 from goexfsd.commit.faithful import (
     HANDLE,
     Meta,
-    copy_data,
+    copy_new,
+    dress_new,
     put_meta,
     put_times,
     raw,
     text,
+    write_new,
 )
 from goexfsd.commit.faults import fault
 from goexfsd.commit.ground import Ground
@@ -124,13 +126,14 @@ class _Stager:
     def make(self, item: Staged) -> None:
         node = self._plan.nodes[item.node]
         directory, name = self._ground.at(node.slots[0])
-        if item.link_to is not None:
-            self._link(item.link_to, directory, name)
-        elif item.type == "file":
-            self._file(item, directory, name)
+        if item.link_to is None and item.type == "file":
+            st = self._file(item, directory, name)
         else:
-            self._other(item, directory, name)
-        st = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if item.link_to is not None:
+                self._link(item.link_to, directory, name)
+            else:
+                self._other(item, directory, name)
+            st = os.stat(name, dir_fd=directory, follow_symlinks=False)
         node.ino = st.st_ino
         if not stat.S_ISDIR(st.st_mode):
             node.was = Identity.of(st, st.st_dev)
@@ -139,19 +142,26 @@ class _Stager:
         from_dir, from_name = self._ground.at(self._plan.nodes[link_to].slots[0])
         os.link(from_name, name, src_dir_fd=from_dir, dst_dir_fd=directory, follow_symlinks=False)
 
-    def _file(self, item: Staged, directory: int, name: bytes) -> None:
+    def _file(self, item: Staged, directory: int, name: bytes) -> os.stat_result:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         src = self._source.data(item.content)
         try:
-            dst = os.open(name, flags, 0o600, dir_fd=directory)
+            meta = None if item.bytes_only else self._source.meta(item.content)
+            mode = 0o600 if meta is None else meta.mode & 0o777
+            dst = os.open(name, flags, mode, dir_fd=directory)
             try:
-                copy_data(src, dst, os.fstat(src).st_size)
-                if not item.bytes_only:
-                    self._note(item, put_meta(dst, self._source.meta(item.content)))
+                if isinstance(src, bytes):
+                    write_new(dst, src)
+                else:
+                    copy_new(src, dst, os.fstat(src))
+                if meta is not None:
+                    self._note(item, dress_new(dst, meta))
+                return os.fstat(dst)
             finally:
                 os.close(dst)
         finally:
-            os.close(src)
+            if not isinstance(src, bytes):
+                os.close(src)
 
     def _other(self, item: Staged, directory: int, name: bytes) -> None:
         meta = self._source.meta(item.content)
@@ -254,8 +264,8 @@ def _unlink_files(top: int, path: bytes) -> list[bytes]:
         if st.st_uid == os.geteuid() and st.st_mode & 0o700 != 0o700:
             os.chmod(f"/proc/self/fd/{fd}", 0o700)
         found = []
-        for name, entry in listing(fd):
-            if stat.S_ISDIR(entry.st_mode):
+        for name, is_directory in _names(fd):
+            if is_directory:
                 found.append(join(path, name))
                 continue
             fault("tidy.file")
@@ -263,6 +273,16 @@ def _unlink_files(top: int, path: bytes) -> list[bytes]:
         return found
     finally:
         os.close(fd)
+
+
+def _names(fd: int) -> list[tuple[bytes, bool]]:
+    """(name, whether it is a directory) of everything in a directory."""
+    reader = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        with os.scandir(reader) as entries:
+            return [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
+    finally:
+        os.close(reader)
 
 
 def listing(fd: int) -> list[tuple[bytes, os.stat_result]]:
