@@ -6,7 +6,8 @@ somebody else changed what the session did not, that list has differences that a
 session's: the one against the snapshot (*then*) tells them apart.
 
 * A difference at a name where the session changed nothing is not its own, and left out.
-* But what lies in a directory that the session takes away would go with it: that stays in the
+* But a directory on the way to what it changed, which is no longer there, is: the check says so.
+* And what lies in a directory that the session takes away would go with it: that stays in the
   list, where the check finds that the session never saw it.
 * What the session changed and the roots show so already is done; but if the directory that it
   was in is no longer there, nobody can tell: that is added, and the check says so.
@@ -33,6 +34,7 @@ def own(
         if (change.root, change.path) in (gone if change.kind == "deleted" else shown)
         or (change.kind == "deleted" and _lay_in(change, emptied))
     ]
+    kept += _needed(kept, now)
     have = {place for change in kept for place in _of(change)}
     lost = [
         change
@@ -41,6 +43,18 @@ def own(
         and not is_directory(change.root, parent(change.old_path or change.path))
     ]
     return in_order([*kept, *lost])
+
+
+def _needed(kept: Sequence[Change], now: Sequence[Change]) -> list[Change]:
+    """Directories that the session only went through, and that are gone from the roots."""
+    have = {(change.root, change.path) for change in kept if change.kind != "deleted"}
+    above = {(root, each) for root, path in have for each in ancestors(path)} - have
+    return [
+        change
+        for change in now
+        if (change.root, change.path) in above and change.type == "dir" and change.origin
+        if change.kind in ("created", "retyped")
+    ]
 
 
 def _places(changes: Sequence[Change]) -> tuple[set[Place], set[Place], set[Place]]:
