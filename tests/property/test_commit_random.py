@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import tempfile
 from pathlib import Path
 
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
-from committing import Bench, Ran, litter
-from goexfsd.layer.changes import Change, compute
-from goexfsd.worker import Root
+from committing import Ran
+from goexfsd.layer.changes import Change
 from layering import Item, Session, manifest
 from layerops import Op, base_trees, build, operations, perform
+from outcomes import bench, changes, check
 
-Shown = tuple[object, ...]
 PICKS = st.lists(st.integers(0, 20), max_size=3)
-
-
-def bench(session: Session, before: str = "before") -> Bench:
-    root = Root(0, "r", os.fsdecode(session.base))
-    home = Path(os.fsdecode(session.home))
-    return Bench(session.layer, [root], home / before, live=session.layer)
-
-
-def shown(tree: dict[bytes, Item]) -> dict[bytes, Shown]:
-    """What has to be equal (the model's own times are not the session's); hard links as groups
-    of names."""
-    names: dict[int, list[bytes]] = {}
-    for path, item in tree.items():
-        names.setdefault(item.ino, []).append(path)
-    return {
-        path: (
-            item.kind,
-            item.mode if not stat.S_ISLNK(item.kind) else 0,
-            item.owner,
-            item.xattrs,
-            item.data,
-            item.rdev,
-            item.links,
-            tuple(sorted(names[item.ino])),
-        )
-        for path, item in tree.items()
-    }
-
-
-def changes(session: Session) -> list[Change]:
-    layer = os.open(session.layer, os.O_RDONLY | os.O_DIRECTORY)
-    base = os.open(session.base, os.O_PATH | os.O_DIRECTORY)
-    try:
-        return compute(layer, [Root(0, "r", "")], [base])
-    finally:
-        os.close(layer)
-        os.close(base)
 
 
 def check_times(found: list[Change], base: dict[bytes, Item]) -> None:
@@ -63,13 +23,6 @@ def check_times(found: list[Change], base: dict[bytes, Item]) -> None:
         made = change.kind in ("created", "retyped") and change.links == 1
         if change.st is not None and (made or change.aspects & {"content", "times"}):
             assert base[change.path].mtime == change.st.st_mtime_ns, change
-
-
-def check(session: Session, ran: Ran) -> None:
-    assert ran.last["event"] in ("applied", "nothing"), ran.messages
-    view, base = manifest(session.model), manifest(session.base)
-    assert shown(base) == shown(view)
-    assert litter(session.base) == []
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

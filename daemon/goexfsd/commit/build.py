@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from goexfs.errors import Unsupported
 from goexfs.names import display
@@ -41,9 +41,17 @@ def build(
     source: Source,
     *,
     partial: bool,
+    parts: Collection[Place] = (),
 ) -> Blueprint:
-    """The blueprint for ``chosen``; ``places`` is of the whole change list."""
-    return _Builder(commit, roots, chosen, places, seen, base, source, partial).build()
+    """The blueprint for ``chosen``; ``places`` is of the whole change list.  At ``parts`` only
+    some of the layer's change is committed."""
+    builder = _Builder(commit, roots, chosen, places, seen, base, source, partial)
+    builder.mark(parts)
+    return builder.build()
+
+
+def _in(change: Change, parts: Collection[Place]) -> bool:
+    return change.kind != "deleted" and (change.root, change.path) in parts
 
 
 class _Builder(Draft):
@@ -62,11 +70,17 @@ class _Builder(Draft):
         self._seen, self._source = seen, source
         applied: dict[str, int] = dict(Counter(str(change.kind) for change in chosen))
         plan = Plan(commit, marks_of(roots, base), partial, applied=applied)
-        plan.marks = [Mark(c.kind, c.root, c.path, c.old_path, c.type, c.upper_ino) for c in chosen]
         super().__init__(plan, roots, base)
         self._by_base: dict[Place, Node] = {(node.root, b""): node for node in self._tops}
         self._made: dict[Place, Node] = {}
         self._stirred: set[int] = set()
+
+    def mark(self, parts: Collection[Place]) -> None:
+        """Note in the plan what is committed, for the rebase."""
+        self._plan.marks = [
+            Mark(c.kind, c.root, c.path, c.old_path, c.type, c.upper_ino, _in(c, parts))
+            for c in self._chosen
+        ]
 
     def build(self) -> Blueprint:
         self._deletions()

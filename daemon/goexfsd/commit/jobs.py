@@ -43,13 +43,15 @@ from goexfsd.commit.draft import Blueprint, Contents
 from goexfsd.commit.faults import arm, fault
 from goexfsd.commit.ground import Ground
 from goexfsd.commit.merge import Merged, Merger
+from goexfsd.commit.parts import Parts
 from goexfsd.commit.past import Past, Tracer
+from goexfsd.commit.pick import Picked, key, pick
 from goexfsd.commit.places import Places
 from goexfsd.commit.plan import Plan, parse
 from goexfsd.commit.resolve import Rules, resolve
-from goexfsd.commit.select import choose
+from goexfsd.commit.select import choose, complete
 from goexfsd.commit.strict import Strict
-from goexfsd.layer import originals, seen
+from goexfsd.layer import originals, seen, unpatch
 from goexfsd.layer.changes import Change, compute
 from goexfsd.layer.digest import digest
 from goexfsd.layer.origins import Identity
@@ -59,7 +61,8 @@ from goexfsd.worker import Root, Worker, open_root
 def commit(worker: Worker) -> None:
     """Commit the changes of layer ``source``; before-images and plan go to ``before``.
 
-    Options: ``commit`` (id), ``select`` (a ``Selection``).  With a layer
+    Options: ``commit`` (id), ``select`` (a ``Selection``), or ``patch`` (bytes: what of which
+    changes).  With a layer
     ``live``, a partial commit also takes what it committed out of that layer (``rebase``).  With
     ``dry`` there is no ``before``, and nothing is done: the plan is told.  ``on_conflict`` and
     ``resolve`` (list of (root index, path, way)) say what becomes of conflicts (``resolve``);
@@ -238,12 +241,18 @@ class _Commit(_Preparation):
     def prepare(self) -> Plan | None:
         changes = self._changes()
         self._places = Places(changes)
-        self._chosen = choose(changes, self._worker.spec.options["select"], self._places)
+        picked = self._choose(changes)
         rules = Rules.of(self._worker.spec.options)
         rules.check(changes, () if self._strict is None else self._strict.places)
         partial = len(self._chosen) < len(changes)
         self._source = Merged(self._source_fd, self._roots, changes, self._seen)
         if not self._resolve(rules, self._source):
+            return None
+        parts = Parts(picked, self._places, self._base, self._source)
+        resolved, self._chosen = self._chosen, parts.of(self._chosen)
+        partial = partial or bool(parts.places) or len(self._chosen) < len(resolved)
+        if not self._chosen:
+            self._nothing()
             return None
         blueprint = build(
             self._worker.spec.options["commit"],
@@ -254,12 +263,25 @@ class _Commit(_Preparation):
             self._base,
             self._source,
             partial=partial,
+            parts=parts.places,
         )
         if self._worker.spec.options.get("dry"):
             preflight.check(blueprint, self._base, self._source_fd)
             self._preview(blueprint)
             return None
         return self._stage(blueprint, self._source)
+
+    def _choose(self, changes: list[Change]) -> Picked:
+        """Choose by selection, or by patch; returns what of each change a patch names."""
+        text = self._worker.spec.options.get("patch")
+        if text is None:
+            select = self._worker.spec.options["select"]
+            self._chosen = choose(changes, select, self._places)
+            return {}
+        picked = pick(unpatch.parse(text), changes, self._roots)
+        chosen = {index for index, change in enumerate(changes) if key(change) in picked}
+        self._chosen = complete(changes, chosen, self._places)
+        return picked
 
     def _resolve(self, rules: Rules, source: Merged) -> bool:
         """Decide the conflicts; whether there is something to commit then (else it is told)."""
@@ -280,8 +302,11 @@ class _Commit(_Preparation):
         if decided:
             self._worker.send({"event": "resolved", "resolved": decided})
         if not self._chosen:
-            self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
+            self._nothing()
         return bool(self._chosen)
+
+    def _nothing(self) -> None:
+        self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
 
     def _preview(self, blueprint: Blueprint) -> None:
         lines = describe.operations(blueprint)

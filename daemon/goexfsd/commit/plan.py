@@ -127,6 +127,8 @@ class Mark:
     old_path: bytes | None
     type: str
     upper_ino: int
+    part: bool = False
+    """The layer's entry stays a change: only a part of it was committed."""
 
 
 def loss(root: int, path: bytes, what: str) -> dict[str, Any]:
@@ -181,8 +183,8 @@ class Plan:
             yield {"attrs": {"new": new, "old": old, "times": attrs.times}}
         for mark in self.marks:
             came = None if mark.old_path is None else text(mark.old_path)
-            path = text(mark.path)
-            yield {"mark": [mark.kind, mark.root, path, came, mark.type, mark.upper_ino]}
+            path, rest = text(mark.path), [mark.type, mark.upper_ino, mark.part]
+            yield {"mark": [mark.kind, mark.root, path, came, *rest]}
         for final in self.finals:
             yield {"final": asdict(final)}
         for (root, ino), expect in self.taken.items():
@@ -243,9 +245,9 @@ def _parse_line(plan: Plan, line: dict[str, Any]) -> None:
     elif "final" in line:
         plan.finals.append(Final(**line["final"]))
     elif "mark" in line:
-        kind, root, path, came, entry_type, upper_ino = line["mark"]
+        kind, root, path, came, *rest = line["mark"]
         old_path = None if came is None else raw(came)
-        plan.marks.append(Mark(kind, root, raw(path), old_path, entry_type, upper_ino))
+        plan.marks.append(Mark(kind, root, raw(path), old_path, *rest))
     elif "taken" in line:
         root, ino, *expect = line["taken"]
         plan.taken[root, ino] = Expect(*expect)

@@ -1,10 +1,11 @@
 """After a partial commit: the session goes on, over the base as it is now.
 
 What was committed is taken out of the layer, so that the base shows through: files leave the
-upper tree, directories that the session made or renamed become ordinary merged ones, whiteouts
-over nothing go.  The origins log is written anew: committed entries are forgotten, paths below
-renamed directories follow them, and inodes that the commit touched get the identity they have
-now, so that a later commit does not take our own work for somebody else's.
+upper tree (those committed in part stay, as changes of what the base has now), directories that
+the session made or renamed become ordinary merged ones, whiteouts over nothing go.  The origins
+log is written anew: committed entries are forgotten, paths below renamed directories follow
+them, and inodes that the commit touched get the identity they have now, so that a later commit
+does not take our own work for somebody else's.
 
 May be cut off and be done again, to the same layer or to another snapshot of it: the tree's part
 is idempotent, and the log's seal tells whether it is the new one.  Nothing else may write to the
@@ -98,12 +99,20 @@ def _install(live: int, log: bytes) -> None:
 
 def _committed_files(plan: Plan, root: int) -> set[int]:
     marks = (mark for mark in plan.marks if mark.root == root and mark.type != "dir")
-    return {mark.upper_ino for mark in marks if mark.upper_ino}
+    return {mark.upper_ino for mark in marks if mark.upper_ino and not mark.part}
+
+
+def _parts(plan: Plan, root: int) -> set[int]:
+    """Files that stay in the layer, for only a part of them was committed."""
+    marks = (mark for mark in plan.marks if mark.root == root and mark.type != "dir")
+    return {mark.upper_ino for mark in marks if mark.part}
 
 
 def _clear_index(live: int, plan: Plan) -> None:
     """Forget the copies of several-named files that were committed."""
-    gone = {mark.upper_ino for mark in plan.marks if mark.type != "dir" and mark.upper_ino}
+    gone = {
+        ino for root in {mark.root for mark in plan.marks} for ino in _committed_files(plan, root)
+    }
     fd = kernel.open_beneath(live, INDEX, os.O_PATH | os.O_DIRECTORY)
     try:
         for name, st in listing(fd):
@@ -122,6 +131,7 @@ class _Upper:
             live, UPPER + b"/" + os.fsencode(root.name), os.O_PATH | os.O_DIRECTORY
         )
         self._files = _committed_files(plan, root.index)
+        self._parts = _parts(plan, root.index)
         self._dirs = {
             mark.path: mark
             for mark in plan.marks
@@ -160,6 +170,8 @@ class _Upper:
                         os.unlink(name, dir_fd=fd)
                     else:
                         self._stays(here, st.st_ino, found)
+                elif st.st_ino in self._parts:
+                    self._stays(here, st.st_ino, found)
             return deeper
         finally:
             os.close(fd)
@@ -195,7 +207,8 @@ class _Log:
         ]
         self._done = {(mark.root, mark.old_path or mark.path) for mark in plan.marks}
         self._done |= {(mark.root, mark.path) for mark in plan.marks}
-        self._gone = {(mark.root, mark.upper_ino) for mark in plan.marks if mark.upper_ino}
+        whole = [mark for mark in plan.marks if not mark.part]
+        self._gone = {(mark.root, mark.upper_ino) for mark in whole if mark.upper_ino}
         touched = {(node.root, node.ino) for node in plan.nodes}
         self._touched = touched | set(plan.taken)
 

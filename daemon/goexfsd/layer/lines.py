@@ -28,6 +28,13 @@ class Block:
     b1: int
 
 
+def split(data: bytes) -> list[bytes]:
+    """Lines with their newline; only a newline ends one (``splitlines`` knows more)."""
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    last = lines.pop()[:-1]
+    return [*lines, last] if last else lines
+
+
 def blocks(old: Sequence[bytes], new: Sequence[bytes]) -> list[Block]:
     """What differs, in order; blocks neither touch nor overlap."""
     numbers: dict[bytes, int] = {}

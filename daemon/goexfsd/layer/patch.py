@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from goexfsd.layer import gitform
 from goexfsd.layer.changes import Change, Difference, Views
-from goexfsd.layer.lines import hunks
+from goexfsd.layer.lines import hunks, split
 from goexfsd.layer.tree import Entry, Tree, join
 
 MAX_CONTENT = 64 << 20
@@ -183,7 +183,7 @@ def _aspect_notes(change: Change) -> Iterator[bytes]:
     if change.st is None or change.old_st is None:
         return
     before, after = change.old_st, change.st
-    if "mode" in change.aspects and not _plain(change, after):
+    if "mode" in change.aspects and not (_plain(change, before) and _plain(change, after)):
         yield b"mode %04o, was %04o" % (stat.S_IMODE(after.st_mode), stat.S_IMODE(before.st_mode))
     if "owner" in change.aspects:
         now, was = (after.st_uid, after.st_gid), (before.st_uid, before.st_gid)
@@ -333,7 +333,7 @@ class _Writer:
                 yield gitform.unspoken(*names)
             return
         yield b"--- %s\n+++ %s\n" % (names[0], names[1])
-        yield from hunks(_lines(old), _lines(new))
+        yield from hunks(split(old), split(new))
 
 
 def _id(data: bytes | None) -> bytes:
@@ -347,13 +347,6 @@ def _kept_mode(old: _Side, new: _Side) -> bytes:
 
 def _order(path: bytes) -> bytes:
     return path.replace(b"/", b"\0")
-
-
-def _lines(data: bytes) -> list[bytes]:
-    """Lines with their newline; only a newline ends one (splitlines knows more)."""
-    lines = [line + b"\n" for line in data.split(b"\n")]
-    last = lines.pop()[:-1]
-    return [*lines, last] if last else lines
 
 
 def _unread(old: _Side, new: _Side) -> bool:

@@ -96,6 +96,14 @@ class Seen:
         return os.stat_result(fields, named)
 
 
+def resized(st: os.stat_result, size: int) -> os.stat_result:
+    """``st`` of a file that has other bytes, all of them on disk."""
+    fields = list(st)
+    fields[6] = size
+    named = {name: getattr(st, name) for name in _NAMED}
+    return os.stat_result(fields, {**named, "st_blocks": -(-size // 4096) * 8})
+
+
 def index(records: Iterable[Record], roots: Iterable[int]) -> dict[int, Seen]:
     """Records by root."""
     found = {root: Seen() for root in roots}
