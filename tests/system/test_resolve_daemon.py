@@ -81,3 +81,25 @@ def test_bad_resolutions(goexfs: Goexfs, how: dict[str, Any]) -> None:
     assert "PATH=mine" in goexfs("commit", "--resolve", "README.md=ours", status=2, **how).err
     assert "no change" in goexfs("commit", "--resolve", "nowhere=mine", status=4, **how).err
     goexfs("discard", **how)
+
+
+def test_in_several_roots(
+    arena: Path, goexfs: Goexfs, goexfs_json: Json, ordinary_user: User
+) -> None:
+    """Paths say which root, as they do everywhere."""
+    one, two = arena / "one", arena / "two"
+    for root in (one, two):
+        root.mkdir()
+        (root / "a").write_text("base\n")
+        for path in (root, root / "a"):
+            os.chown(path, ordinary_user.uid, ordinary_user.gid)
+    found: dict[str, Any] = {"user": ordinary_user}
+    session = goexfs_json("mount", one, "--root", two, **found)["session"]
+    how = {**found, "cwd": arena}
+    goexfs("run", "-s", session, "--", "sh", "-c", f"echo session | tee {one}/a {two}/a", **how)
+    for root in (one, two):
+        (root / "a").write_text("user\n")
+    ways = ["--resolve", "one/a=mine", "--resolve", f"{two}/a=theirs"]
+    goexfs("commit", "-s", session, "--resolve", "one/a=mine", status=3, **how)
+    goexfs("commit", "-s", session, *ways, **how)
+    assert [(root / "a").read_text() for root in (one, two)] == ["session\n", "user\n"]

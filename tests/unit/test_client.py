@@ -134,6 +134,32 @@ def test_the_other_verbs(daemon: Scripted) -> None:
     assert daemon.params("rewind")["to"] == 1
 
 
+DECIDED = {
+    "on_conflict": "merge",
+    "resolve": [{"path": "a", "way": "mine"}, {"path": "base64:/w==", "way": "theirs"}],
+    "isolation": "serializable",
+}
+
+
+def test_conflicts_are_decided_from_both_clients(daemon: Scripted) -> None:
+    how: dict[str, Any] = {
+        "on_conflict": "merge",
+        "resolve": {"a": "mine", b"\xff": "theirs"},
+        "isolation": "serializable",
+    }
+    goexfs.connect(daemon.path).commit(**how)
+    assert daemon.params("commit").items() >= DECIDED.items()
+
+    async def main() -> None:
+        async with goexfs.connect_trio(daemon.path) as fs:
+            await fs.commit("x", **how)
+
+    trio.run(main)
+    assert daemon.params("commit").items() >= {**DECIDED, "paths": ["x"]}.items()
+    with pytest.raises(goexfs.Usage):
+        goexfs.connect(daemon.path).commit(resolve={"a": "ours"})  # type: ignore[dict-item]
+
+
 def test_output_and_progress_are_called_back(daemon: Scripted) -> None:
     fs = goexfs.connect(daemon.path)
     seen: list[tuple[str, bytes]] = []
