@@ -176,13 +176,13 @@ def _bubblewrap() -> Check:
 def _util_linux() -> Check:
     missing = [
         name
-        for name in ("setpriv", "setsid")
+        for name in ("setpriv", "setsid", "nsenter")
         if shutil.which(name, path=machine.TRUSTED_PATH) is None
     ]
     if missing:
         detail = f"{' and '.join(missing)} not installed"
         return _bad("util-linux", detail, "apt-get install util-linux")
-    return _good("util-linux", "setpriv and setsid are there")
+    return _good("util-linux", "setpriv, setsid and nsenter are there")
 
 
 def _seccomp() -> Check:

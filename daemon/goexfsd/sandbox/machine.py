@@ -26,6 +26,13 @@ PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 PROC_MASKED_DIRS = ("acpi", "scsi", "asound")
 PROC_MASKED_FILES = ("kcore", "keys", "key-users", "latency_stats", "timer_list", "sched_debug")
 
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
+"""Where distributions keep the certificates that TLS clients trust, in one file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -44,6 +51,8 @@ class Machine:
     nsenter: str
     resolv_conf: str | None
     """Where /etc/resolv.conf really lies, if outside /etc (needed with the host's network)."""
+    authorities: str | None = None
+    """The file of certificates that the system's programs trust, where it really lies."""
 
 
 def find_machine() -> Machine:
@@ -67,6 +76,7 @@ def find_machine() -> Machine:
         proc_masked_files=_present(PROC_MASKED_FILES),
         cgroups=find_mounts(),
         resolv_conf=_resolv_conf(),
+        authorities=_authorities(),
     )
 
 
@@ -98,6 +108,11 @@ def _links() -> dict[str, str]:
 
 def _present(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"/proc/{name}" for name in names if os.path.lexists(f"/proc/{name}"))
+
+
+def _authorities() -> str | None:
+    known = [os.path.realpath(path) for path in AUTHORITIES]
+    return next((path for path in known if Path(path).is_file()), None)
 
 
 def _resolv_conf() -> str | None:

@@ -155,7 +155,7 @@ def plan(job: Job, policy: Policy, machine: Machine) -> Launch:
         views=_views(job),
         rest=(
             *_script(job),
-            *_authority(job),
+            *_authority(job, machine),
             "--remount-ro",
             "/",
             *_variables(job, policy),
@@ -351,10 +351,18 @@ def _script(job: Job) -> list[Argument]:
     return ["--perms", "0555", "--ro-bind-data", Data(text), path]
 
 
-def _authority(job: Job) -> list[Argument]:
+def _authority(job: Job, machine: Machine) -> list[Argument]:
+    """For programs that read a variable, and in place of the system's file for the others."""
     if job.way is None or not job.way.authority:
         return []
-    return ["--perms", "0444", "--ro-bind-data", Data(job.way.authority), AUTHORITY]
+    places = [AUTHORITY]
+    system = machine.authorities
+    if system is not None and not any(beneath(system, view.dest) for view in job.views):
+        places.append(system)
+    arguments: list[Argument] = []
+    for place in places:
+        arguments += ["--perms", "0444", "--ro-bind-data", Data(job.way.authority), place]
+    return arguments
 
 
 def _variables(job: Job, policy: Policy) -> list[Argument]:

@@ -18,6 +18,7 @@ _BUNDLES = (
     "PIP_CERT",
     "GIT_SSL_CAINFO",
     "NODE_EXTRA_CA_CERTS",
+    "npm_config_cafile",
     "CARGO_HTTP_CAINFO",
     "AWS_CA_BUNDLE",
     "DENO_CERT",
