@@ -26,7 +26,7 @@ import trio
 
 from goexfs.errors import Denied, GoexfsError, InvalidState
 from goexfs.protocol import DoctorResult
-from goexfsd import doctor, kernel, recovery, systemd
+from goexfsd import doctor, kernel, privilege, recovery, systemd
 from goexfsd.audit import open_audit
 from goexfsd.catalog import open_catalog, pending_commits
 from goexfsd.config import Config, read_config
@@ -148,6 +148,7 @@ async def _open_house(config: Config) -> AsyncIterator[House]:
     """Everything that sessions share; nobody else has it open."""
     if os.geteuid() != 0:
         raise Denied("goexfsd must be started by root", hint="sudo goexfsd, or the systemd unit")
+    privilege.drop()
     with state_lock(config.state_dir), open_directories(config):
         workers = context(str(config.runtime_dir / "workers"))
         worker_lock = config.state_dir / "workers.lock"

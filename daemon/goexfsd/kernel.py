@@ -245,6 +245,23 @@ def drop_bounding_set() -> None:
             break
 
 
+_CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
+
+
+def keep_capabilities(mask: int) -> None:
+    """Give up every capability that is not in ``mask``, in all of the thread's sets."""
+    for cap in range(64):
+        if not mask >> cap & 1 and _libc.prctl(_PR_CAPBSET_DROP, cap, 0, 0, 0) < 0:
+            break
+    header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
+    found = ctypes.create_string_buffer(24)
+    _check(_libc.capget(header, found))
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    effective, permitted, inheritable, *more = struct.unpack("6I", found.raw)
+    kept = [effective & low, permitted & low, inheritable & low, *(each & high for each in more)]
+    _check(_libc.capset(header, struct.pack("6I", *kept)))
+
+
 def not_dumpable() -> None:
     """No core dump, and no ptrace or /proc/PID access by others of the same uid."""
     _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
