@@ -145,7 +145,7 @@ def test_every_call_on_every_kind_of_entry(
     hold(ordinary_user, GROUPS[group](), arena, btrfs_image, ext4_image)
 
 
-@pytest.mark.parametrize("group", ["one entry", "rename into directories", "scenes"])
+@pytest.mark.parametrize("group", ["one entry", "scenes"])
 def test_every_call_as_root(group: str, arena: Path, btrfs_image: Path, ext4_image: Path) -> None:
     hold(User(0, 0), GROUPS[group](), arena, btrfs_image, ext4_image)
 

@@ -108,6 +108,23 @@ def test_records_come_with_every_change_of_the_base(view: View) -> None:
     assert any(r.kind is Kind.TIMES and r.upper_ino == public for r in records)
 
 
+def test_the_log_does_not_grow_with_what_happens_again(view: View) -> None:
+    """A base file that is replaced by a new one over and over, as editors do."""
+
+    def save(count: int) -> int:
+        for number in range(count):
+            (view.top / "new").write_text(f"{number}")
+            os.rename(view.top / "new", view.top / "README.md")
+            (view.top / "README.md").unlink()
+            (view.top / "README.md").write_text("again")
+        return (view.layer / "origins").stat().st_size
+
+    once = save(1)
+    assert save(50) == once
+    view.remount()
+    assert save(50) == once
+
+
 def test_open_files_outlive_their_names(view: View) -> None:
     with open(view.top / "README.md", "r+b") as file:
         os.unlink(view.top / "README.md")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from goexfsd.layer import origins
+from goexfsd.layer.ledger import Ledger
 from goexfsd.layer.origins import Identity, Kind, Record
 
 U32 = st.integers(0, 2**32 - 1)
@@ -52,3 +54,13 @@ def test_load_says_how_much_was_good(tmp_path: Path) -> None:
         assert origins.load(fd, b"none") == ([], 0)
     finally:
         os.close(fd)
+
+
+def test_the_ledger_forgets_what_is_no_more() -> None:
+    ledger = Ledger([1], [])
+    for kind in (Kind.TIMES, Kind.MODE, Kind.OWNER):
+        ledger.add(Record(kind, 0, 1, 7, b"", replace(origins.NOTHING, mode=0o600)))
+    assert ledger.speaks_of(7)
+    ledger.forget(7)
+    ledger.forget(7)
+    assert not ledger.speaks_of(7)

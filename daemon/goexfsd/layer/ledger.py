@@ -12,7 +12,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Sequence
 
-from goexfsd.layer.origins import Kind, Record
+from goexfsd.layer.origins import Identity, Kind, Record
 
 Key = tuple[int, int, int]
 """A base entry: root index, st_dev, st_ino."""
@@ -25,6 +25,7 @@ class Ledger:
         "copied",
         "copies",
         "covered",
+        "hidden",
         "links",
         "modes",
         "owners",
@@ -51,6 +52,8 @@ class Ledger:
         """Base files with several names -> base names that no longer show the base."""
         self.seen: set[int] = set()
         """Hashes of (root, base path) of all that the session saw and changed."""
+        self.hidden: set[int] = set()
+        """Hashes of (root, base path, identity) of all that HIDE records speak of."""
         for record in records:
             self.add(record)
 
@@ -65,6 +68,8 @@ class Ledger:
         if kind is Kind.COPY or kind is Kind.HIDE or kind is Kind.ALIAS:
             key = self.key(record)
             self.seen.add(hash((record.root, record.path)))
+            if kind is Kind.HIDE:
+                self.hidden.add(hash((record.root, record.path, identity)))
             if kind is Kind.COPY:
                 self.copies[ino] = key
                 self.copied[key] = ino
@@ -84,6 +89,20 @@ class Ledger:
     def has_seen(self, root: int, path: bytes) -> bool:
         """Whether the session changed this base path at some time."""
         return hash((root, path)) in self.seen
+
+    def has_hidden(self, root: int, path: bytes, identity: Identity) -> bool:
+        """Whether there is a HIDE record of just this, so that another would say nothing."""
+        return hash((root, path, identity)) in self.hidden
+
+    def speaks_of(self, ino: int) -> bool:
+        """Whether an upper inode has marks of its own, which ``forget`` would take away."""
+        return ino in self.timed or ino in self.modes or ino in self.owners
+
+    def forget(self, ino: int) -> None:
+        """An upper inode is no more (its number is never used again)."""
+        self.timed.discard(ino)
+        self.modes.pop(ino, None)
+        self.owners.pop(ino, None)
 
     def visible_base_names(self, key: Key) -> int:
         """How many names of a base file with several names still lead to it (or its copy)."""

@@ -185,7 +185,8 @@ class Changer(Copier):
         identity = self.layer.identity(node.root, base)
         if node.indexed and not found[1]:
             self.layer.record(Kind.ALIAS, node.root, node.upper_ino, path, identity)
-        self.layer.record(Kind.HIDE, node.root, node.upper_ino, path, identity)
+        if not self.tree.ledger.has_hidden(node.root, path, identity):
+            self.layer.record(Kind.HIDE, node.root, node.upper_ino, path, identity)
         return True
 
     def _hold(self, node: Node) -> None:

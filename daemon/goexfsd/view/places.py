@@ -170,19 +170,25 @@ class Places:
         dropped = self.table.dropped
         while dropped:
             node = dropped.pop()
-            if self.layer.quota is not None:
-                self._give_back(node)
+            if node.gone and node.upper and node.fd >= 0:
+                self._bury(node)
             self.close_node(node)
         while len(self.pool) > self.pool_limit:
             self.drop_fds(next(iter(self.pool)))
 
-    def _give_back(self, node: Node) -> None:
-        """What a deleted entry took is free once nobody knows it any more."""
-        if not (node.gone and node.upper and node.fd >= 0) or self.layer.quota is None:
+    def _bury(self, node: Node) -> None:
+        """Nobody knows a deleted entry any more: the room that it took is free, and what the
+        ledger says of it is of no use."""
+        speaks = self.ledger.speaks_of(node.upper_ino)
+        if self.layer.quota is None and not speaks:
             return
         st = os.fstat(node.fd)
-        if st.st_nlink == 0 or node.kind == DIRECTORY:
+        if st.st_nlink and node.kind != DIRECTORY:
+            return  # it has names that the kernel has not asked for
+        if self.layer.quota is not None:
             self.layer.quota.spend(-st.st_blocks * 512, -1)
+        if speaks and st.st_dev == self.layer.dev:  # else of a layer before a rewind
+            self.ledger.forget(node.upper_ino)
 
     # -- places --------------------------------------------------------------------------------
 
