@@ -314,3 +314,65 @@ def test_killed_clients_do_not_stop_the_view(arena: Path, btrfs_image: Path, tre
                 process.wait()
             assert view.command("stats")["ok"]
         assert view.command("stats")["open_files"] == 0
+
+
+def test_a_worker_killed_under_load(
+    arena: Path, btrfs_image: Path, tree: Path, ordinary_user: User
+) -> None:
+    """Whatever was answered is there in the next mount, under the same inode numbers; fsync or
+    not, for the worker keeps nothing to itself."""
+    owner = Owner(ordinary_user.uid, ordinary_user.gid, ())
+    with mounted(arena, [tree], btrfs_image, owner) as view:
+        known: dict[str, tuple[int, bytes]] = {}
+        for count in (40, 90, 23):
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                _load(view.top, writing, ordinary_user)
+            os.close(writing)
+            with os.fdopen(reading) as told:
+                for _ in range(count):
+                    _note(known, told.readline())
+                view.kill()
+                for line in told:
+                    _note(known, line)
+            assert os.waitpid(pid, 0)[1] == 0
+            view.start()
+            for name, (number, data) in known.items():
+                path = view.top / name
+                assert path.stat().st_ino == number, name
+                assert data in path.read_bytes(), name
+
+
+def _note(known: dict[str, tuple[int, bytes]], line: str) -> None:
+    """What the load says that it has done."""
+    if line.endswith("\n"):
+        name, number, data = line.rstrip("\n").split(" ")
+        known[name] = (int(number), data.encode())
+
+
+def _load(top: Path, told: int, user: User) -> None:
+    """Make, change, rename until the view is gone; each is told once it is answered."""
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
+    mark = os.getpid()
+    try:
+        for number in range(100_000):
+            name = f"made-{mark}-{number}"
+            with open(top / "empty" / name, "w") as file:
+                file.write(name)
+                file.flush()
+                if number % 5 == 0:
+                    os.fsync(file.fileno())
+                at = f"empty/{name}"
+                if number % 3 == 0:
+                    os.rename(top / "empty" / name, top / name)
+                    at = name
+            os.write(told, f"{at} {os.stat(top / at).st_ino} {name}\n".encode())
+            for old in ("run.sh", "README.md"):
+                with open(top / old, "a") as file:
+                    file.write(f"#{number}\n")
+                os.write(told, f"{old} {os.stat(top / old).st_ino} #{number}\n".encode())
+    except OSError:
+        os._exit(0)
+    os._exit(1)
