@@ -711,6 +711,30 @@ class SecretRemoveResult(Reply):
     secret: str
 
 
+class Verify(Model):
+    """Is the base what it should be: as a commit left it, or as an open session found it?"""
+
+    commit: str | None = None
+    """None, and no session: as for ``undo``."""
+    session: str | None = None
+    cwd: str | None = None
+
+
+class VerifyDifference(Reply):
+    root: str
+    path: str
+    detail: str
+    """One sentence: what is different."""
+
+
+class VerifyResult(Reply):
+    commit: str | None
+    session: str
+    checked: int
+    """Entries that were looked at."""
+    differences: list[VerifyDifference] = Field(default_factory=list)
+
+
 class Discard(Model):
     session: str | None = None
     cwd: str | None = None
@@ -796,6 +820,7 @@ METHODS: dict[str, tuple[type[Model], type[Reply]]] = {
     "secret_set": (SecretSet, SecretSetResult),
     "secret_list": (SecretList, SecretListResult),
     "secret_remove": (SecretRemove, SecretRemoveResult),
+    "verify": (Verify, VerifyResult),
     "audit": (Audit, AuditResult),
     "doctor": (Doctor, DoctorResult),
 }

@@ -158,6 +158,11 @@ _TELLERS: dict[type[Any], Callable[[Any], Said]] = {
     p.Commit: _commit,
     p.CommitResult: _committed,
     p.UndoResult: _undone,
+    p.VerifyResult: lambda result: {
+        "commit": result.commit,
+        "checked": result.checked,
+        "differences": len(result.differences),
+    },
     p.SecretSet: lambda request: {"secret": request.name, "hosts": request.hosts},
     p.SecretRemove: lambda request: {"secret": request.name},
 }

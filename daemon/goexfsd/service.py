@@ -34,7 +34,19 @@ from goexfs.errors import (
     Usage,
 )
 from goexfs.names import display, from_wire
-from goexfsd import decide, deeds, doctor, forks, outward, policies, retention, steps, undo, words
+from goexfsd import (
+    decide,
+    deeds,
+    doctor,
+    forks,
+    outward,
+    policies,
+    retention,
+    steps,
+    undo,
+    verify,
+    words,
+)
 from goexfsd.catalog import CommitRow, RootRow, SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.decide import RootLocks, overlap
@@ -537,6 +549,17 @@ class Service:
                 await _progress(call, message)
 
         return await undo.undo(self.house, self.locks, row, message=request.message, listen=listen)
+
+    async def verify(self, call: Call, request: p.Verify) -> p.VerifyResult:
+        if request.commit is not None and request.session is not None:
+            raise Usage("verify takes a commit or a session, not both")
+        if request.session is not None:
+            return await verify.session(self._find(call.peer, request.session, request.cwd))
+        if request.commit is not None:
+            row = self._commit_row(call.peer, request.commit)
+        else:
+            row = undo.newest(self.house, call.peer.uid, request.cwd)
+        return await verify.commit(self.house, self.locks, row)
 
     async def discard(self, call: Call, request: p.Discard) -> p.DiscardResult:
         session = self._find(call.peer, request.session, request.cwd)

@@ -48,6 +48,7 @@ PRELOAD = [
     "goexfsd.view.worker",
     "goexfsd.overlay.worker",
     "goexfsd.commit.jobs",
+    "goexfsd.commit.verify",
     "goexfsd.layer.jobs",
     "multiprocessing.reduction",
 ]

@@ -30,6 +30,7 @@ VERBS = {
     "commit": Verb("commit", "Apply a session's changes to the real directories."),
     "undo": Verb("undo", "Take a commit back by a new one."),
     "discard": Verb("discard", "Throw a session and its changes away."),
+    "verify": Verb("verify", "Check that the real directories are what they should be."),
     "audit": Verb("audit", "Show who did what and when, and check that record."),
     "doctor": Verb("doctor", "Check what goexfs needs of this machine."),
     "recover": Verb("recover", "Finish commits that were cut off, where no daemon can."),

@@ -57,6 +57,8 @@ from goexfs.protocol import (
     StatusResult,
     Undo,
     UndoResult,
+    Verify,
+    VerifyResult,
 )
 from goexfs.wire import (
     Lines,
@@ -383,6 +385,12 @@ class TrioClient:
 
     async def secret_remove(self, name: str) -> SecretRemoveResult:
         return await self._ask(asking.build(SecretRemove, name=name), SecretRemoveResult)
+
+    async def verify(self, commit: str | None = None, *, session: Session = None) -> VerifyResult:
+        """Whether the base is as a commit left it (None: your newest), or as a session found it."""
+        named = None if session is None else asking.where(session)["session"]
+        request = asking.build(Verify, commit=commit, session=named, cwd=asking.here())
+        return await self._ask(request, VerifyResult)
 
     async def audit(
         self, session: Session = None, *, limit: int = 100, verify: bool = False

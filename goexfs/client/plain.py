@@ -50,6 +50,8 @@ from goexfs.protocol import (
     StatusResult,
     Undo,
     UndoResult,
+    Verify,
+    VerifyResult,
 )
 from goexfs.wire import Connection, Message, answers, decode, is_event, result
 from goexfs.wire import connect as open_connection
@@ -289,6 +291,12 @@ class Client:
 
     def secret_remove(self, name: str) -> SecretRemoveResult:
         return self._ask(asking.build(SecretRemove, name=name), SecretRemoveResult)
+
+    def verify(self, commit: str | None = None, *, session: Session = None) -> VerifyResult:
+        """Whether the base is as a commit left it (None: your newest), or as a session found it."""
+        named = None if session is None else asking.where(session)["session"]
+        request = asking.build(Verify, commit=commit, session=named, cwd=asking.here())
+        return self._ask(request, VerifyResult)
 
     def audit(
         self, session: Session = None, *, limit: int = 100, verify: bool = False

@@ -104,6 +104,7 @@ ANSWERS: dict[str, Any] = {
     "fork": SESSION,
     "commit": COMMITTED,
     "discard": {"session": "s-1", "discarded": True},
+    "verify": {"commit": "c-1", "session": "s-1", "checked": 3, "differences": []},
     "audit": {
         "entries": [
             {
@@ -163,6 +164,7 @@ def daemon(tmp_path: Path) -> Iterator[Scripted]:
         (["commit"], "commit", "committed 2 created as c-1\nthe session is closed"),
         (["discard"], "discard", "discarded session s-1"),
         (["doctor"], "doctor", "ok       fuse: there\nwithout  v2: no\n         fix: apt"),
+        (["verify"], "verify", "all 3 entries are as commit c-1 left them"),
         (["audit"], "audit", "run   ok      command=rm \\x1b[2J, status=0"),
         (["log"], "log", "│ o  2 "),
         (["diff"], "diff", "diff --git a/m b/m"),

@@ -81,6 +81,7 @@ ANSWERS: dict[str, Any] = {
     "fork": SESSION,
     "commit": commit,
     "discard": {"session": "s-1"},
+    "verify": {"commit": "c-1", "session": "s-1", "checked": 3},
     "audit": {"entries": [], "checked": 3},
     "doctor": {"ok": True, "checks": []},
 }
@@ -128,6 +129,8 @@ def test_the_other_verbs(daemon: Scripted) -> None:
     assert (daemon.params("fork")["session"], daemon.params("fork")["step"]) == ("otter", 2)
     assert fs.discard().discarded
     assert fs.doctor().ok
+    assert fs.verify("c-1").checked == 3
+    assert daemon.params("verify")["commit"] == "c-1"
     assert fs.audit("otter", verify=True).checked == 3
     assert daemon.params("audit") == {"session": "otter", "verify": True}
     assert daemon.params("ls") == {"all": True}
@@ -220,6 +223,7 @@ def test_trio(daemon: Scripted, tmp_path: Path) -> None:
             assert (await fs.commit()).commit == "c-1"
             assert (await fs.discard()).session == "s-1"
             assert (await fs.doctor()).ok
+            assert (await fs.verify(session="otter")).differences == []
             assert (await fs.audit()).entries == []
 
     trio.run(main)
