@@ -6,7 +6,8 @@ A head names the version (device, inode, size, mtime), so nothing here can go st
 for the version that the origins log speaks of finds it or does not.
 
 Only files up to ``LIMIT`` are kept, and of a layer no more than ``TOTAL``.  A missing original
-costs a merge, never more; so nothing here fails.
+costs a merge, never more; so nothing here fails, and what waits to be written (``flush``, before
+every checkpoint) may be lost.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from goexfsd import kernel
 from goexfsd.layer.origins import Identity
 
 NAME = b"originals"
-LIMIT = 512 * 1024
+LIMIT = 256 * 1024
+_PIECE = 256 * 1024
+_PIECES = 512
 TOTAL = 128 << 20
 
 _HEAD = struct.Struct("<4sIHxxQQQq")  # magic, CRC-32, root, device, inode, size, mtime
@@ -39,15 +42,17 @@ def version(root: int, identity: Identity) -> Version:
 class Keeper:
     """The writing side, of one layer that is in use."""
 
-    __slots__ = ("_fd", "_kept", "_layer_fd", "_length")
+    __slots__ = ("_fd", "_kept", "_layer_fd", "_length", "_pieces", "_waiting")
 
     def __init__(self, layer_fd: int) -> None:
         self._layer_fd = layer_fd
         self._fd = -1
-        self._length = 0
+        self._length = self._waiting = 0
+        self._pieces: list[bytes] = []
         self._kept: set[Version] = set()
 
     def close(self) -> None:
+        self.flush()
         if self._fd >= 0:
             os.close(self._fd)
 
@@ -72,15 +77,25 @@ class Keeper:
         if self._fd < 0:
             self._open()
         total = _HEAD.size + len(data)
-        if self._length + total > TOTAL:
+        if self._length + self._waiting + total > TOTAL:
             return 0
-        head = _HEAD.pack(_MAGIC, zlib.crc32(data), *this)
-        written = os.writev(self._fd, (head, data))
-        if written != total:  # a full store: what is half there is no original
-            os.ftruncate(self._fd, self._length)
-            return 0
-        self._length += total
+        self._pieces += (_HEAD.pack(_MAGIC, zlib.crc32(data), *this), data)
+        self._waiting += total
+        if self._waiting > _PIECE or len(self._pieces) > _PIECES:
+            self.flush()
         return total
+
+    def flush(self) -> None:
+        """Write what waits.  (A small write to btrfs costs as much as a large one.)"""
+        if not self._pieces:
+            return
+        pieces, total = self._pieces, self._waiting
+        self._pieces, self._waiting = [], 0
+        with contextlib.suppress(OSError):
+            if os.writev(self._fd, pieces) == total:
+                self._length += total
+            else:  # a full store: what is half there is no original
+                os.ftruncate(self._fd, self._length)
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC

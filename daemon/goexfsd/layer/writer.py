@@ -103,6 +103,11 @@ class Layer:
         if kept and self.quota is not None:
             self.quota.spend(kept)
 
+    def write_back(self) -> None:
+        """Write what the logs that may lose something still hold in memory."""
+        self.originals.flush()
+        self.reads.flush()
+
     def sync_records(self) -> None:
         """Make the log durable: before anything that it speaks of is said to be."""
         os.fdatasync(self.log_fd)

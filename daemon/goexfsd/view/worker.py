@@ -114,7 +114,7 @@ class Commands:
             self.worker.send({"event": "ready"})
             await self._obey()
             nursery.cancel_scope.cancel()
-        self.view.tree.layer.reads.flush()
+        self.view.tree.layer.write_back()
         self.view.tree.layer.sync_records()
 
     async def _answer_kernel(self) -> None:
@@ -184,7 +184,7 @@ class Commands:
 
     async def _sync(self, message: dict[str, Any]) -> dict[str, Any]:
         layer = self.view.tree.layer
-        layer.reads.flush()
+        layer.write_back()
         await trio.to_thread.run_sync(layer.sync_records)
         return {"mutations": layer.changes}
 
