@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bases import mounted_at
+from goexfsd import kernel
 from loggeddisk import FLUSH, MARK, RECORD
 
 _BLOCK = 4096
@@ -163,7 +163,7 @@ class Disks:
     @contextmanager
     def _images(self) -> Iterator[list[_Image]]:
         images = []
-        with mounted_at(self._home / "images", "tmpfs", "size=1g") as place:
+        with _memory(self._home / "images") as place:
             try:
                 for disk in self._disks:
                     path = place / disk.name
@@ -202,6 +202,22 @@ class Disks:
 
 
 _END = "end of the log"
+
+
+@contextmanager
+def _memory(at: Path) -> Iterator[Path]:
+    """A tmpfs; loop devices over its files may be let go a moment after they were unmounted."""
+    at.mkdir()
+    kernel.mount("none", str(at), "tmpfs", 0, "size=1g")
+    try:
+        yield at
+    finally:
+        deadline = time.monotonic() + 30
+        while subprocess.run(["umount", str(at)], capture_output=True, check=False).returncode:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{at} stays in use")
+            time.sleep(0.05)
+        at.rmdir()
 
 
 def _await_mount(at: Path, server: subprocess.Popen[bytes]) -> None:

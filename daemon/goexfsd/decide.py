@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 import trio
 
-from goexfs.errors import CommitFailed, GoexfsError, InvalidState, from_wire
+from goexfs.errors import CommitFailed, GoexfsError, Internal, InvalidState, from_wire
 from goexfs.names import display
 from goexfs.names import from_wire as path_from_wire
 from goexfs.protocol import CommitResult, ConflictInfo, Loss, Operation, Resolution, Summary
@@ -315,8 +315,9 @@ async def drive(
         log.warning("commit worker failed; rolling forward", commit=row.id, error=error.message)
         with trio.CancelScope(shield=True):
             final = await roll(session, row, None)
-    except GoexfsError:
-        clean = True  # the worker said so itself, having taken its staging back
+    except GoexfsError as error:
+        # The worker said so itself, having taken its staging back, unless it was taken by surprise.
+        clean = not isinstance(error, Internal)
         raise
     finally:
         if not decided:

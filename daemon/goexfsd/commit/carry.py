@@ -35,8 +35,30 @@ def progress(worker: Worker) -> Progress:
     return tell
 
 
+def take_away(worker: Worker) -> None:
+    """Remove what was staged, durably.  CommitFailed if it cannot be: a recovery has to."""
+    try:
+        stage.remove_stages(worker.root_fds, worker.layer_fds["before"], times=True)
+    except OSError as error:
+        raise CommitFailed(
+            f"nothing was changed, but what was prepared cannot be removed ({_reason(error)})",
+            hint="the daemon tries again at once, and at each start",
+        ) from error
+
+
 def carry_out(worker: Worker, plan: Plan) -> None:
-    """Apply, tidy, rebase, tell.  May be cut off anywhere and be done again."""
+    """Apply, tidy, rebase, tell.  May be cut off anywhere and be done again; CommitFailed if it
+    has to be."""
+    try:
+        _carry_out(worker, plan)
+    except OSError as error:
+        raise CommitFailed(
+            f"the commit is not finished ({_reason(error)})",
+            hint="the daemon tries again at once, and at each start",
+        ) from error
+
+
+def _carry_out(worker: Worker, plan: Plan) -> None:
     before_fd = worker.layer_fds["before"]
     ground = Ground(plan.nodes, worker.root_fds)
     try:
@@ -181,9 +203,13 @@ def _say_applied(worker: Worker, plan: Plan, lines: list[Line]) -> None:
 
 def told(error: OSError, state: str) -> GoexfsError:
     """What an OSError of the commit's own means to a user."""
-    reason = error.strerror or str(error)
+    reason = _reason(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Limit(f"no room for the commit ({reason}); {state}", hint="free some space")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return Denied(f"the commit was refused by the file system ({reason}); {state}")
     return CommitFailed(f"the commit failed ({reason}); {state}")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -38,7 +38,7 @@ from goexfsd.commit import (
 )
 from goexfsd.commit.base import Base
 from goexfsd.commit.build import build
-from goexfsd.commit.carry import carry_out, progress, say_back, told
+from goexfsd.commit.carry import carry_out, progress, say_back, take_away, told
 from goexfsd.commit.draft import Blueprint, Contents
 from goexfsd.commit.faults import arm, fault
 from goexfsd.commit.ground import Ground
@@ -85,12 +85,14 @@ def undo(worker: Worker) -> None:
 def _see_through(worker: Worker, run: _Preparation) -> None:
     try:
         plan = run.prepare()
+    except OSError as error:
+        raise told(error, "nothing was changed") from error
     finally:
         run.close()
     if plan is None:
         return
     if not _told_to_go(worker):
-        stage.remove_stages(worker.root_fds, worker.layer_fds["before"], times=True)
+        take_away(worker)
         return
     carry_out(worker, plan)
 
@@ -102,7 +104,7 @@ def recover(worker: Worker) -> None:
     """
     _begin(worker)
     if worker.spec.options["state"] != "intent":
-        stage.remove_stages(worker.root_fds, worker.layer_fds["before"], times=True)
+        take_away(worker)
         say_back(worker, None)
         return
     lines = intent.read(worker.layer_fds["before"], intent.PLAN)
@@ -186,12 +188,12 @@ class _Preparation:
                 fault("intent.written")
                 self._say_intent(plan)
         except BaseException as error:
-            self._take_back()
+            take_away(self._worker)
             if isinstance(error, OSError):
                 raise told(error, "nothing was changed") from error
             raise
         if not clear:
-            self._take_back()
+            take_away(self._worker)
         return plan if clear else None
 
     def _digest(self) -> str | None:
@@ -202,9 +204,6 @@ class _Preparation:
         count = sum(plan.applied.values())
         said = {"changes": count, "losses": plan.losses, "sha256": self._digest()}
         self._worker.send({"event": "intent", **said})
-
-    def _take_back(self) -> None:
-        stage.remove_stages(self._worker.root_fds, self._before_fd, times=True)
 
 
 class _Commit(_Preparation):

@@ -8,6 +8,7 @@ the rest.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from goexfsd.commit.faithful import HANDLE, proc
 from goexfsd.commit.places import parent
 from goexfsd.commit.plan import Node
 
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _RESERVE = 1 << 20
 """Bytes kept free for directories and the records of the commit."""
 
@@ -177,6 +179,8 @@ def exchange_works(stage_fd: int) -> None:
     try:
         kernel.renameat2(stage_fd, names[0], stage_fd, names[1], kernel.RENAME_EXCHANGE)
     except OSError as error:
+        if error.errno not in _NO_EXCHANGE:
+            raise
         raise Unsupported(
             "the file system of the root cannot exchange two names in one step "
             "(renameat2 RENAME_EXCHANGE); nothing was changed",
