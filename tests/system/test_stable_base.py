@@ -39,9 +39,9 @@ def project(btrfs_image: Path, ordinary_user: User) -> Path:
 class Session:
     """One session of an ordinary user's, through the command line."""
 
-    def __init__(self, daemon: Daemon, root: Path, user: User) -> None:
+    def __init__(self, daemon: Daemon, root: Path, user: User, *options: str) -> None:
         self.daemon, self.root, self.user = daemon, root, user
-        self.told = self("mount", root)
+        self.told = self("mount", root, *options)
         self.id = self.told["session"]
         self.view = Path(self.told["mountpoint"])
 
@@ -298,6 +298,26 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_the_kernels_view_lies_over_it_too(
+    stable_daemon: Daemon, project: Path, ordinary_user: User
+) -> None:
+    session = Session(stable_daemon, project, ordinary_user, "--view", "kernel")
+    view = session.view
+    (project / "private").write_text("mine\n")
+    (view / "README.md").write_text("# session\n")
+    (view / "run.sh").write_text("other\n")
+    assert (view / "private").read_text() == "secret\n"
+    assert session.changes() == {("modified", "README.md"), ("modified", "run.sh")}
+    assert not session.commit("README.md")["closed"]
+    assert (project / "README.md").read_text() == "# session\n"
+    assert (view / "README.md").read_text() == "# session\n"
+    assert (view / "private").read_text() == "mine\n"
+    assert session.changes() == {("modified", "run.sh")}
+    assert session.commit()["closed"]
+    assert (project / "private").read_text() == "mine\n"
+    assert (project / "run.sh").read_text() == "other\n"
 
 
 def test_it_can_be_switched_off(
