@@ -1,17 +1,18 @@
 """The view against a plain directory: the same operations on both, the same trees and errnos.
 
 Hypothesis makes up sequences of operations over few names, so that they meet: hard links,
-renames over and into each other, open handles, remounts.  The plain directory is a copy of the
-base on the btrfs that also holds the layer.  At the end the base is what it was.
+renames over and into each other, exchanges, attributes, open handles.  In between the view is
+remounted, its worker killed, and the base edited: what the session left alone (all below ``o``)
+shows the edit, what it touched (all below ``t``) does not.  The plain directory is a copy of the
+base on the btrfs that also holds the layer.  At the end the base is what it was, but for the
+edits; and a commit makes it what the view was.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -22,9 +23,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from committing import Bench
 from daemons import User
-from goexfsd import kernel
-from goexfsd.worker import Owner
+from goexfsd.worker import Owner, Root
+from sides import Side, compare, picture
 from views import View, create_layer, store
 
 pytestmark = [
@@ -37,6 +39,18 @@ paths = st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map("/".join)
 texts = st.binary(max_size=12)
 modes = st.sampled_from([0o644, 0o600, 0o755, 0o400, 0o4755, 0o2775, 0o1777, 0])
 xattrs = st.sampled_from(["user.x", "user.overlay.opaque", "user.overlay.redirect", "trusted.t"])
+
+outer = st.lists(st.sampled_from(PARTS[:3]), max_size=2).map(lambda parts: "/".join(["o", *parts]))
+edits = st.one_of(
+    st.tuples(st.just("replace"), outer, texts),
+    st.tuples(st.just("append"), outer, texts),
+    st.tuples(st.just("mkdir"), outer, st.just(0o755)),
+    st.tuples(st.just("rmtree"), outer),
+    st.tuples(st.just("unlink"), outer),
+    st.tuples(st.just("rename"), outer, outer, st.sampled_from([0, 2])),
+    st.tuples(st.just("link"), outer, outer),
+    st.tuples(st.just("chmod"), outer, st.sampled_from([0o600, 0o755])),
+)
 
 ops = st.one_of(
     st.tuples(st.just("write"), paths, st.integers(0, 9000), texts),
@@ -67,194 +81,13 @@ ops = st.one_of(
     st.just(("remount",)),
     st.just(("step",)),
 )
-
-
-class Side:
-    """One of the two trees, with its open handles."""
-
-    def __init__(self, top: Path) -> None:
-        self.top = os.fsencode(top)
-        self.handles: list[int] = []
-
-    def at(self, path: str) -> bytes:
-        return os.path.join(self.top, path.encode())
-
-    def do(self, op: tuple[Any, ...]) -> Any:
-        """Carry out; the result, or the errno."""
-        name = op[0].replace("-", "_")
-        try:
-            return getattr(self, f"do_{name}")(*op[1:])
-        except OSError as error:
-            return errno.errorcode.get(error.errno or 0, "other")
-
-    def _put(self, path: str, flags: int, data: bytes, at: int | None = None) -> None:
-        fd = os.open(self.at(path), flags | os.O_NONBLOCK, 0o666)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return
-            if at is None:
-                os.write(fd, data)
-            else:
-                os.pwrite(fd, data, at)
-        finally:
-            os.close(fd)
-
-    def do_write(self, path: str, at: int, data: bytes) -> None:
-        self._put(path, os.O_WRONLY, data, at)
-
-    def do_append(self, path: str, data: bytes) -> None:
-        self._put(path, os.O_WRONLY | os.O_APPEND, data)
-
-    def do_replace(self, path: str, data: bytes) -> None:
-        self._put(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, data)
-
-    def do_create(self, path: str, data: bytes) -> None:
-        self._put(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, data)
-
-    def do_truncate(self, path: str, size: int) -> None:
-        os.truncate(self.at(path), size)
-
-    def do_mkdir(self, path: str, mode: int) -> None:
-        os.mkdir(self.at(path), mode)
-
-    def do_rmdir(self, path: str) -> None:
-        os.rmdir(self.at(path))
-
-    def do_unlink(self, path: str) -> None:
-        os.unlink(self.at(path))
-
-    def do_rmtree(self, path: str) -> None:
-        self._remove_all(self.at(path))
-
-    def _remove_all(self, path: bytes) -> None:
-        """In sorted order, so that both sides stop at the same entry."""
-        for name in sorted(os.listdir(path)):
-            below = os.path.join(path, name)
-            if stat.S_ISDIR(os.lstat(below).st_mode):
-                self._remove_all(below)
-            else:
-                os.unlink(below)
-        os.rmdir(path)
-
-    def do_rename(self, old: str, new: str, flags: int) -> None:
-        kernel.renameat2(kernel.AT_FDCWD, self.at(old), kernel.AT_FDCWD, self.at(new), flags)
-
-    def do_link(self, old: str, new: str) -> None:
-        os.link(self.at(old), self.at(new), follow_symlinks=False)
-
-    def do_symlink(self, target: str, path: str) -> None:
-        os.symlink(target, self.at(path))
-
-    def do_mkfifo(self, path: str) -> None:
-        os.mkfifo(self.at(path))
-
-    def do_chmod(self, path: str, mode: int) -> None:
-        os.chmod(self.at(path), mode)
-
-    def do_chown(self, path: str, uid: int, gid: int) -> None:
-        os.chown(self.at(path), uid, gid, follow_symlinks=False)
-
-    def do_utime(self, path: str, when: int) -> int:
-        os.utime(self.at(path), ns=(when, when), follow_symlinks=False)
-        return os.lstat(self.at(path)).st_mtime_ns
-
-    def do_setxattr(self, path: str, name: str, value: bytes) -> None:
-        os.setxattr(self.at(path), name, value, follow_symlinks=False)
-
-    def do_removexattr(self, path: str, name: str) -> None:
-        os.removexattr(self.at(path), name, follow_symlinks=False)
-
-    def do_listdir(self, path: str) -> list[bytes]:
-        return sorted(os.listdir(self.at(path)))
-
-    def do_open(self, path: str) -> None:
-        flags = os.O_RDWR | os.O_NONBLOCK
-        fd = os.open(self.at(path), flags)
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            self.handles.append(fd)
-        else:
-            os.close(fd)
-
-    def _handle(self, number: int) -> int:
-        if not self.handles:
-            raise OSError(errno.EBADF, "no handle")
-        return self.handles[number % len(self.handles)]
-
-    def do_handle_write(self, number: int, at: int, data: bytes) -> int:
-        return os.pwrite(self._handle(number), data, at)
-
-    def do_handle_read(self, number: int) -> bytes:
-        return os.pread(self._handle(number), 20000, 0)
-
-    def do_handle_truncate(self, number: int, size: int) -> None:
-        os.ftruncate(self._handle(number), size)
-
-    def do_handle_stat(self, number: int) -> tuple[int, int, int]:
-        found = os.fstat(self._handle(number))
-        return found.st_nlink, found.st_mode, found.st_size
-
-    def do_close(self, number: int) -> None:
-        fd = self._handle(number)
-        self.handles.remove(fd)
-        os.close(fd)
-
-    def close_all(self) -> None:
-        while self.handles:
-            os.close(self.handles.pop())
-
-
-def picture(top: bytes) -> dict[bytes, Any]:
-    """Everything that stat, read, readlink and xattrs show, with hard-link groups as sets."""
-    found: dict[bytes, Any] = {}
-    groups: dict[int, list[bytes]] = {}
-    for directory, names, files in os.walk(top):
-        for name in [*names, *files, b"."]:
-            path = os.path.join(directory, name)
-            short = os.path.normpath(os.path.relpath(path, top))
-            try:
-                status = os.lstat(path)
-            except PermissionError:
-                found[short] = None
-                continue
-            kind = stat.S_IFMT(status.st_mode)
-            content: Any = None
-            if kind == stat.S_IFREG:
-                content = _bytes(path)
-                groups.setdefault(status.st_ino, []).append(short)
-            elif kind == stat.S_IFLNK:
-                content = os.readlink(path)
-            xattrs = _xattrs(path)
-            links = 0 if kind == stat.S_IFDIR else status.st_nlink
-            owner = status.st_uid, status.st_gid
-            found[short] = (status.st_mode, owner, links, content, xattrs)
-    found[b"hard links"] = sorted(sorted(group) for group in groups.values() if len(group) > 1)
-    return found
-
-
-def _xattrs(path: bytes) -> dict[str, bytes] | None:
-    try:
-        return {
-            name: os.getxattr(path, name, follow_symlinks=False)
-            for name in os.listxattr(path, follow_symlinks=False)
-        }
-    except PermissionError:
-        return None
-
-
-def _bytes(path: bytes) -> bytes | None:
-    try:
-        return Path(os.fsdecode(path)).read_bytes()
-    except PermissionError:
-        return None
-
-
-def compare(sides: tuple[Side, Side]) -> None:
-    """Both trees are the same; only what differs is shown."""
-    view, plain = (picture(side.top) for side in sides)
-    differing = sorted(
-        name for name in view.keys() | plain.keys() if view.get(name) != plain.get(name)
-    )
-    assert not differing, [(name, view.get(name), plain.get(name)) for name in differing[:4]]
+more = st.one_of(
+    ops,
+    st.just(("kill",)),
+    st.tuples(st.just("look"), outer),
+    st.tuples(st.just("edit"), edits),
+    st.tuples(st.just("edit-touched"), st.sampled_from(PARTS), texts),
+)
 
 
 def fill(base: Path) -> None:
@@ -267,6 +100,10 @@ def fill(base: Path) -> None:
     (base / "d" / "e" / "d" / "a").write_bytes(b"deep")
     os.link(base / "d" / "a", base / "e" / "a")
     os.link(base / "d" / "a", base / "d" / "e" / "a")
+    for top in ("o", "t"):
+        (base / top).mkdir()
+        for name in PARTS:
+            (base / top / name).write_bytes(b"base " + name.encode())
     os.symlink("d/a", base / "b")
     os.mkfifo(base / "d" / "b")
     os.setxattr(base / "a", "user.x", b"was here")
@@ -283,19 +120,8 @@ def arena() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="model-"))
     directory.chmod(0o755)
     with store(directory) as at:
-        make_bases(at)
         yield at
     shutil.rmtree(directory)
-
-
-def make_bases(at: Path) -> None:
-    """A base of root's and one of an ordinary user's."""
-    for uid in UIDS:
-        base = at / f"base{uid}"
-        base.mkdir()
-        fill(base)
-        User(uid, uid).own(base)
-        (base / "d" / "e").chmod(0o2755)
 
 
 UIDS = (0, 21001)
@@ -303,13 +129,24 @@ UIDS = (0, 21001)
 
 @pytest.mark.parametrize("uid", UIDS)
 @settings(
-    max_examples=int(os.environ.get("GOEXFS_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("GOEXFS_EXAMPLES", "25")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(steps=st.lists(ops, max_size=40))
+@given(steps=st.lists(more, max_size=40))
 def test_view_equals_a_plain_directory(arena: Path, steps: list[Any], uid: int) -> None:
-    run(arena, steps, uid)
+    home = Path(tempfile.mkdtemp(dir=arena))
+    home.chmod(0o755)
+    try:
+        with Pair(home, uid) as pair:
+            for number, op in enumerate(steps):
+                pair.do(number, op)
+            pair.end()
+        pair.commit()
+    finally:
+        for layer in home.glob("layer"):
+            subprocess.run(["btrfs", "-q", "subvolume", "delete", str(layer)], check=True)
+        shutil.rmtree(home)
 
 
 @contextlib.contextmanager
@@ -324,41 +161,88 @@ def acting(uid: int) -> Iterator[None]:
         os.setegid(0)
 
 
-def run(arena: Path, steps: list[Any], uid: int = 0) -> None:
-    """One sequence on a fresh view and a fresh copy, in a session of ``uid``."""
-    base, plain = arena / f"base{uid}", arena / "plain"
-    subprocess.run(["cp", "-a", str(base), str(plain)], check=True)
-    before = picture(os.fsencode(base))
-    layer = create_layer(arena / "layer", Owner(uid, uid, ()), [base.name])
-    view = View([base], layer, arena.parent / "mnt", Owner(uid, uid, ())).start()
-    sides = Side(view.top), Side(plain)
-    try:
-        for number, op in enumerate(steps):
-            if op[0] == "remount":
-                for side in sides:
-                    side.close_all()
-                view.remount()
-                continue
-            if op[0] == "step":
-                view.command("step", number=number)
-                continue
-            with acting(uid):
-                got, wanted = (side.do(op) for side in sides)
-            assert got == wanted, (op, got, wanted)
-        with acting(uid):
-            compare(sides)
-        for side in sides:
+class Pair:
+    """A fresh view and a copy of its base, in a session of ``uid``."""
+
+    def __init__(self, home: Path, uid: int) -> None:
+        self.home, self.uid = home, uid
+        self.owner = Owner(uid, uid, ())
+        self.base, plain = home / "base", home / "plain"
+        self.base.mkdir()
+        fill(self.base)
+        User(uid, uid).own(self.base)
+        (self.base / "d" / "e").chmod(0o2755)
+        subprocess.run(["cp", "-a", str(self.base), str(plain)], check=True)
+        self.copy = Side(self.base)
+        """The base itself, for the edits of others."""
+        layer = create_layer(home / "layer", self.owner, [self.base.name])
+        self.view = View([self.base], layer, home / "mnt", self.owner)
+        self.sides = Side(self.view.top), Side(plain)
+        self.conflicts = False
+
+    def __enter__(self) -> Pair:
+        self.view.start()
+        for name in PARTS:
+            self.both(("append", f"t/{name}", b"the session's"))
+        self.before = picture(os.fsencode(self.base))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for side in self.sides:
             side.close_all()
-        view.remount()
-        with acting(uid):
-            compare(sides)
-        assert picture(os.fsencode(base)) == before, "the base changed"
-        assert not os.listdir(layer / "work"), "litter in work"
-    finally:
-        for side in sides:
+        self.view.stop()
+
+    def both(self, op: tuple[Any, ...]) -> None:
+        with acting(self.uid):
+            got, wanted = (side.do(op) for side in self.sides)
+        assert got == wanted, (op, got, wanted)
+
+    def do(self, number: int, op: tuple[Any, ...]) -> None:
+        name, *arguments = op
+        if name == "step":
+            self.view.command("step", number=number)
+        elif name in ("remount", "kill", "edit", "edit-touched"):
+            self.away(name == "kill", name, arguments)
+        else:
+            self.both(op)
+
+    def away(self, kill: bool, name: str, arguments: list[Any]) -> None:
+        """The view is unmounted or its worker killed; edits of others fall into that time, so
+        that nobody need wait until they show."""
+        for side in self.sides:
             side.close_all()
-        view.stop()
-        view.mountpoint.rmdir()
-        for path in (plain,):
-            shutil.rmtree(path)
-        subprocess.run(["btrfs", "-q", "subvolume", "delete", str(layer)], check=True)
+        if kill:
+            self.view.kill()
+        else:
+            self.view.stop()
+        if name == "edit":
+            with acting(self.uid):
+                assert self.copy.do(arguments[0]) == self.sides[1].do(arguments[0])
+        elif name == "edit-touched":
+            (self.base / "t" / arguments[0]).write_bytes(b"another's" + arguments[1])
+            self.conflicts = True
+        if name.startswith("edit"):
+            self.before = picture(os.fsencode(self.base))
+        self.view.start()
+
+    def end(self) -> None:
+        """All is equal, at once and after a remount; and the base is as it was."""
+        with acting(self.uid):
+            compare(self.sides)
+        self.away(False, "remount", [])
+        with acting(self.uid):
+            compare(self.sides)
+        assert picture(os.fsencode(self.base)) == self.before, "the base changed"
+        assert not os.listdir(self.view.layer / "work"), "litter in work"
+
+    def commit(self) -> None:
+        """The base becomes what the view was, or all conflicts are told and nothing is done."""
+        before = picture(os.fsencode(self.base))
+        roots = [Root(0, self.base.name, str(self.base))]
+        ran = Bench(str(self.view.layer), roots, self.home / "before", self.owner).commit()
+        if self.conflicts:
+            assert ran.last["event"] == "conflicts", ran.messages
+            assert picture(os.fsencode(self.base)) == before
+        else:
+            assert ran.last["event"] in ("applied", "nothing"), ran.messages
+            compare((self.copy, self.sides[1]))
