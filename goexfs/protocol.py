@@ -49,6 +49,8 @@ class RootInfo(Reply):
     """The real directory."""
     view: str
     """Where this root appears in the mounted view."""
+    stable: bool = False
+    """The session sees a snapshot of it: what others change there meanwhile does not show."""
 
 
 class ViewRule(Reply):

@@ -144,6 +144,7 @@ class Session:
                     name=root.name,
                     path=to_wire(os.fsencode(root.path)),
                     view=self.mountpoint if single else f"{self.mountpoint}/{root.name}",
+                    stable=bool(root.lower),
                 )
                 for root in self.row.roots
             ],

@@ -90,7 +90,8 @@ def opened(session: dict[str, Any]) -> None:
     """A session that is new."""
     print(f"session {name(session['name'])} ({session['session']})")
     for root in session["roots"]:
-        print(f"  {name(root['path'])} is seen at {name(root['view'])}")
+        snapshot = ", as it is now" if root.get("stable") else ""
+        print(f"  {name(root['path'])} is seen{snapshot} at {name(root['view'])}")
     if session.get("lacks"):
         print("the kernel serves it; unlike in the FUSE view:")
         for each in session["lacks"]:

@@ -84,6 +84,7 @@ def test_the_view_keeps_what_was_there_and_the_user_what_they_write(
 ) -> None:
     view = session.view
     before = manifest(project, extents=False)
+    assert session.told["roots"][0]["stable"]
     assert differences(before, manifest(view, extents=False)) == []
     (project / "README.md").write_text("# mine\n")
     (project / "private").unlink()
@@ -287,6 +288,7 @@ def test_roots_that_cannot_have_it_are_live(
         (at / "mounted").write_text("mounted\n")
         for root in (elsewhere, nesting, holding):
             session = Session(stable_daemon, root, ordinary_user)
+            assert not session.told["roots"][0]["stable"]
             assert subvolumes_of(btrfs_image / "store") == []
             (root / "README.md").write_text("# mine\n")
             _until(lambda: (session.view / "README.md").read_text() == "# mine\n")  # noqa: B023

@@ -51,7 +51,7 @@ def _rows(result: Message) -> Iterator[tuple[str, str]]:
     yield "session", f"{show.name(session['name'])} ({session['session']})"
     yield "state", f"{session['state']}, at checkpoint {session.get('checkpoint', 0)}"
     for root in session["roots"]:
-        yield "root", show.name(root["path"])
+        yield "root", show.name(root["path"]) + (" (a snapshot)" if root.get("stable") else "")
         yield "view", show.name(root["view"])
     for rule in session.get("rules") or ():
         yield rule["kind"].replace("_", "-"), show.name(rule["pattern"])
