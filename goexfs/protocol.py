@@ -574,6 +574,14 @@ class Resolve(Model):
     way: Literal["mine", "theirs", "merge"]
 
 
+class Patch(Model):
+    """A patch that ``diff`` made, as it was edited."""
+
+    text: str
+    """UTF-8 text, or base64 when encoding says so."""
+    encoding: Encoding = "utf-8"
+
+
 class Commit(Model):
     session: str | None = None
     cwd: str | None = None
@@ -582,6 +590,9 @@ class Commit(Model):
     """Names or globs, as for ``diff``."""
     exclude: list[str] = Field(default_factory=list)
     """Names or globs of what stays in the session."""
+    patch: Patch | None = None
+    """Commit what is in it; what was taken out of it stays in the session.  In place of
+    ``paths`` and ``exclude``."""
     checkpoint: int | None = None
     """Commit exactly this reviewed checkpoint; refused if the live layer has moved on."""
     dry_run: bool = False

@@ -205,7 +205,10 @@ class Connection:
 
     def call(self, method: str, params: Message, on_event: OnEvent | None = None) -> Message:
         """Ask, hand events to ``on_event``, return the result or raise the error."""
-        request = self.request(method, params)
+        return self.answer(self.request(method, params), on_event)
+
+    def answer(self, request: int, on_event: OnEvent | None = None) -> Message:
+        """Wait for the reply to a request that was sent; may be interrupted and called again."""
         while True:
             for message in self.receive():
                 if answers(message, request):

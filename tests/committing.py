@@ -71,6 +71,7 @@ class Bench:
         paths: Sequence[tuple[int, bytes]] = (),
         *,
         exclude: Sequence[tuple[int, bytes]] = (),
+        patch: bytes | None = None,
         fault: int = 0,
         at_intent: Callable[[], bool] = lambda: True,
         **options: Any,
@@ -78,7 +79,7 @@ class Bench:
         """Run a commit; ``at_intent`` is called when it asks, and says whether it may go on."""
         self.before.mkdir(exist_ok=True)
         os.chown(self.before, self.owner.uid, self.owner.gid)
-        select = Selection.of(paths, exclude)
+        select = replace(Selection.of(paths, exclude), patch=patch)
         spec = self.spec(commit="c-test", select=select, fault=fault, **options)
         return run(jobs.commit, spec, at_intent)
 

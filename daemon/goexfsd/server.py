@@ -29,8 +29,8 @@ import structlog
 import trio
 from pydantic import ValidationError
 
-from goexfs.errors import BadJSON, BadRequest, GoexfsError, Internal, Limit
-from goexfs.protocol import MAX_INPUT_AHEAD, MAX_LINE, NOTICES, Envelope, Model
+from goexfs.errors import BadJSON, BadRequest, GoexfsError, Internal, Limit, Usage
+from goexfs.protocol import MAX_INPUT_AHEAD, MAX_LINE, NOTICES, Encoding, Envelope, Model
 from goexfsd import kernel
 
 log = structlog.get_logger("goexfsd.server")
@@ -61,6 +61,16 @@ def encode_bytes(data: bytes) -> dict[str, str]:
         return {"data": data.decode("utf-8"), "encoding": "utf-8"}
     except UnicodeDecodeError:
         return {"data": base64.b64encode(data).decode("ascii"), "encoding": "base64"}
+
+
+def decode_bytes(data: str, encoding: Encoding) -> bytes:
+    """The bytes of a request or notice that carries some; Usage where they are damaged."""
+    if encoding == "utf-8":
+        return data.encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise Usage("damaged base64 in a request") from error
 
 
 @dataclass(slots=True)

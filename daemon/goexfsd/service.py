@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from goexfs import protocol as p
 from goexfs.errors import (
-    Denied,
+    CommitFailed, Denied,
     GoexfsError,
     InvalidState,
     Limit,
@@ -498,7 +498,7 @@ class Service:
             if message["event"] == "progress":
                 await _progress(call, message)
 
-        select = words.selection(session, request.paths, request.exclude, request.cwd)
+        select = words.of_commit(session, request)
         rules = decide.Rules(
             request.on_conflict,
             [
@@ -521,15 +521,19 @@ class Service:
                 rules=rules,
                 listen=listen,
             )
-        result = await decide.commit(
-            session,
-            self.locks,
-            message=request.message,
-            select=select,
-            reviewed=request.checkpoint,
-            rules=rules,
-            listen=listen,
-        )
+        result: p.CommitResult | None = None
+        async with _stoppable(call):
+            result = await decide.commit(
+                session,
+                self.locks,
+                message=request.message,
+                select=select,
+                reviewed=request.checkpoint,
+                rules=rules,
+                listen=listen,
+            )
+        if result is None:
+            raise CommitFailed("the commit was stopped before its intent; nothing was changed")
         with trio.CancelScope(shield=True):
             if result.closed:
                 await self._end(session)
@@ -696,6 +700,21 @@ def _root_rows(roots: list[tuple[str, int]]) -> tuple[RootRow, ...]:
         name = _free_name(_plain_name(path), {row.name for row in rows})
         rows.append(RootRow(name, path, ino))
     return tuple(rows)
+
+
+@asynccontextmanager
+async def _stoppable(call: Call) -> AsyncIterator[None]:
+    """A signal of the client's cancels what is inside, where that can still be cancelled."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            async for notice in call.notices:
+                if isinstance(notice, p.Signal):
+                    nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def _progress(call: Call, message: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ taken, and the step is recorded with what it changed.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import math
 import os
@@ -27,7 +26,7 @@ from goexfsd.catalog import StepRow
 from goexfsd.config import Config
 from goexfsd.egress.gate import Held
 from goexfsd.measure import measure
-from goexfsd.server import Call
+from goexfsd.server import Call, decode_bytes
 from goexfsd.session import Session
 from goexfsd.store import Store
 
@@ -171,7 +170,9 @@ def make_job(session: Session, hide: tuple[str, ...], request: p.Run, step: int)
         cwd=_cwd(session, request.cwd),
         argv=tuple(request.command),
         env=dict(request.env),
-        script=None if script is None else (script.name, _script_bytes(script)),
+        script=None
+        if script is None
+        else (script.name, decode_bytes(script.text, script.encoding)),
         pty=None if request.pty is None else (request.pty.rows, request.pty.cols, request.pty.term),
         hide=hide,
         session_id=session.id,
@@ -356,7 +357,7 @@ class _Step:
 
         async def feed() -> None:
             async for notice in queue:
-                data = _decode(notice.data, notice.encoding)
+                data = decode_bytes(notice.data, notice.encoding)
                 try:
                     if data:
                         await stdin.send(data)
@@ -439,19 +440,6 @@ class _Step:
             exceeded=[*outcome.exceeded, *dict.fromkeys(self.over)],
             network=self.network,
         )
-
-
-def _script_bytes(script: p.Script) -> bytes:
-    return _decode(script.text, script.encoding)
-
-
-def _decode(data: str, encoding: p.Encoding) -> bytes:
-    if encoding == "utf-8":
-        return data.encode("utf-8", "surrogateescape")
-    try:
-        return base64.b64decode(data, validate=True)
-    except ValueError as error:
-        raise Usage("damaged base64 in a request") from error
 
 
 def kept_output(store: Store, session: str, step: int) -> tuple[str, str]:

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 from goexfs.errors import Usage
 from goexfs.names import display, from_wire
+from goexfs.protocol import Commit
 from goexfsd.layer.selection import Glob, Selection, Word, is_glob
+from goexfsd.server import decode_bytes
 from goexfsd.session import Session
 
 
@@ -25,6 +27,24 @@ def selection(
         tuple(_word(session, text, cwd) for text in paths),
         tuple(_word(session, text, cwd, floats=True) for text in exclude),
     )
+
+
+def of_commit(session: Session, request: Commit) -> Selection:
+    """What a commit is to take, by words or by patch."""
+    patch = request.patch
+    if patch is None:
+        return selection(session, request.paths, request.exclude, request.cwd)
+    if request.paths or request.exclude:
+        raise Usage(
+            "a patch says itself what is meant: paths and exclude cannot go with it",
+            hint="take out of the patch what is not wanted",
+        )
+    if request.on_conflict != "abort" or request.resolve:
+        raise Usage(
+            "a patch is of the base as it was: conflicts cannot be resolved along with it",
+            hint="commit whole files, or make the patch again",
+        )
+    return Selection(patch=decode_bytes(patch.text, patch.encoding))
 
 
 def _word(session: Session, wire: str, cwd: str | None, *, floats: bool = False) -> Word:

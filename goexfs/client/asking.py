@@ -20,6 +20,7 @@ from goexfs.protocol import (
     Diff,
     Model,
     Mount,
+    Patch,
     Policy,
     Reply,
     Run,
@@ -169,6 +170,13 @@ def selection(paths: Sequence[Path], exclude: Sequence[Path]) -> dict[str, list[
         "paths": [path(each) for each in paths],
         "exclude": [path(each) for each in exclude],
     }
+
+
+def edited(text: bytes | None) -> Patch | None:
+    if text is None:
+        return None
+    coded = encode(text)
+    return Patch(text=coded["data"], encoding=coded["encoding"])
 
 
 def diff(

@@ -326,6 +326,7 @@ class TrioClient:
         self,
         *paths: Path,
         exclude: Sequence[Path] = (),
+        patch: bytes | None = None,
         session: Session = None,
         message: str = "",
         checkpoint: int | None = None,
@@ -337,7 +338,8 @@ class TrioClient:
     ) -> CommitResult:
         """Apply the session's changes, or those at ``paths``, to the real directories.
 
-        Conflicts at and below the paths in ``resolve`` end as that says, all others as
+        ``patch``, in place of paths: an edited ``patch()``; what was taken out of it stays in the
+        session.  Conflicts at and below the paths in ``resolve`` end as that says, all others as
         ``on_conflict``; with ``isolation`` at ``serializable`` a file that a script read and that
         changed since is one too.  Nothing was applied where the result has ``conflicts``; nor by
         a dry run, whose result has the ``plan``.
@@ -347,6 +349,7 @@ class TrioClient:
             **asking.where(session),
             message=message,
             **asking.selection(paths, exclude),
+            patch=asking.edited(patch),
             checkpoint=checkpoint,
             dry_run=dry_run,
             on_conflict=on_conflict,

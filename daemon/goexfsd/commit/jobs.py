@@ -55,14 +55,14 @@ from goexfsd.layer import originals, seen, unpatch
 from goexfsd.layer.changes import Change, compute
 from goexfsd.layer.digest import digest
 from goexfsd.layer.origins import Identity
+from goexfsd.layer.selection import Selection
 from goexfsd.worker import Root, Worker, open_root
 
 
 def commit(worker: Worker) -> None:
     """Commit the changes of layer ``source``; before-images and plan go to ``before``.
 
-    Options: ``commit`` (id), ``select`` (a ``Selection``), or ``patch`` (bytes: what of which
-    changes).  With a layer
+    Options: ``commit`` (id), ``select`` (a ``Selection``).  With a layer
     ``live``, a partial commit also takes what it committed out of that layer (``rebase``).  With
     ``dry`` there is no ``before``, and nothing is done: the plan is told.  ``on_conflict`` and
     ``resolve`` (list of (root index, path, way)) say what becomes of conflicts (``resolve``);
@@ -272,12 +272,11 @@ class _Commit(_Preparation):
 
     def _choose(self, changes: list[Change]) -> Picked:
         """Choose by selection, or by patch; returns what of each change a patch names."""
-        text = self._worker.spec.options.get("patch")
-        if text is None:
-            select = self._worker.spec.options["select"]
+        select: Selection = self._worker.spec.options["select"]
+        if select.patch is None:
             self._chosen = choose(changes, select, self._places)
             return {}
-        picked = pick(unpatch.parse(text), changes, self._roots)
+        picked = pick(unpatch.parse(select.patch), changes, self._roots)
         chosen = {index for index, change in enumerate(changes) if key(change) in picked}
         self._chosen = complete(changes, chosen, self._places)
         return picked

@@ -19,7 +19,7 @@ from goexfs.errors import NotFound, Usage
 from goexfs.names import display
 from goexfsd.commit.places import Place, ancestors
 from goexfsd.layer.changes import Change, Root
-from goexfsd.layer.unpatch import Patch, Section, note_readings
+from goexfsd.layer.unpatch import Patch, Section, note_readings, place
 
 Key = tuple[int, bytes, bool]
 """Root, path, whether it is a deletion: one change."""
@@ -65,23 +65,6 @@ def pick(patch: Patch, changes: Sequence[Change], roots: Sequence[Root]) -> dict
     return picker.found
 
 
-def names(patch: Patch, roots: Sequence[Root]) -> set[Place]:
-    """Every place that the patch speaks of, whether there is a change or not."""
-    found = {_place(name, roots) for each in patch.sections for name in (each.old, each.new)}
-    found |= {_place(name, roots) for _, note in patch.notes for name, said in note_readings(note)}
-    return {place for place in found if place is not None}
-
-
-def _place(name: bytes, roots: Sequence[Root]) -> Place | None:
-    if len(roots) == 1:
-        return roots[0].index, b"" if name == b"." else name
-    head, _, rest = name.partition(b"/")
-    for root in roots:
-        if root.name.encode("utf-8", "surrogateescape") == head:
-            return root.index, rest
-    return None
-
-
 class _Picker:
     def __init__(self, changes: Sequence[Change], roots: Sequence[Root]) -> None:
         self._roots = roots
@@ -100,16 +83,16 @@ class _Picker:
 
     def note(self, line: int, note: bytes) -> None:
         for name, said in note_readings(note):
-            place = _place(name, self._roots)
-            if place is not None and self._noted(place, said):
+            where = place(name, self._roots)
+            if where is not None and self._noted(where, said):
                 return
         raise NotFound(
             f"line {line} of the patch speaks of what is no change: {display(note[:80])}",
             hint="goexfs diff lists the changes",
         )
 
-    def _noted(self, place: Place, said: bytes) -> bool:
-        here, gone = self._here.get(place), self._gone.get(place)
+    def _noted(self, at: Place, said: bytes) -> bool:
+        here, gone = self._here.get(at), self._gone.get(at)
         if _GOES.fullmatch(said) and gone is not None:
             self._want(gone).whole = True
             return True
@@ -128,7 +111,7 @@ class _Picker:
 
     def section(self, section: Section) -> None:
         shown = display(section.new)
-        old, new = _place(section.old, self._roots), _place(section.new, self._roots)
+        old, new = place(section.old, self._roots), place(section.new, self._roots)
         if old is None or new is None:
             raise NotFound(f"the patch names {shown}, which lies in no root of the session")
         self._named |= {old, new}
@@ -199,8 +182,8 @@ class _Picker:
             for change in self._changes
             if change.old_path is not None and key(change) in self.found
         }
-        for place in _directories_of(self._files_gone(), chosen):
-            gone = self._gone.get(place)
+        for where in _directories_of(self._files_gone(), chosen):
+            gone = self._gone.get(where)
             if gone is not None and gone.type == "dir":
                 self._want(gone).whole = True
 

@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from goexfs import names
-from goexfsd.layer import reads
+from goexfsd.layer import reads, unpatch
 from goexfsd.layer.changes import Change, Difference, Root, Views, differences, open_views
 from goexfsd.layer.digest import digest
 from goexfsd.layer.evidence import Evidence
@@ -102,6 +102,8 @@ def _changes(worker: Worker) -> None:
     roots = spec.roots
     with open_views(old, new, roots, worker.lower_fds, progress=tell.progress) as views:
         wanted: Selection = spec.options.get("select") or Selection()
+        if wanted.patch is not None:
+            wanted = Selection.of(unpatch.places(unpatch.parse(wanted.patch), roots))
         found = select(differences(views, progress=tell.progress), wanted)
         review = _Reviewed(found, views, spec)
         root_names = {root.index: root.name for root in roots}

@@ -58,10 +58,12 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to take (no words: everything), and what of it to leave."""
+    """What to take (no words: everything), and what of it to leave; or what a patch takes."""
 
     words: tuple[Word, ...] = ()
     excluded: tuple[Word, ...] = ()
+    patch: bytes | None = None
+    """Unread: whoever reads it does so with the owner's rights."""
 
     @classmethod
     def of(cls, places: Iterable[Place], excluded: Iterable[Place] = ()) -> Selection:
@@ -74,7 +76,7 @@ class Selection:
 
     def __bool__(self) -> bool:
         """Whether it may be less than everything."""
-        return bool(self.words or self.excluded)
+        return bool(self.words or self.excluded) or self.patch is not None
 
     def among(self, listed: Collection[Place]) -> Chosen:
         """The selection from a list: only the list tells names from globs."""

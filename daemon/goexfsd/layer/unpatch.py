@@ -9,13 +9,16 @@ Pure functions of bytes that somebody else wrote: every fault is a Usage error t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from goexfs.errors import Usage
 from goexfs.names import display
+from goexfsd.layer.changes import Root
 from goexfsd.layer.lines import split
+from goexfsd.layer.selection import Place
 
 _NOTE = b"# goexfs: "
 _WARNING = b"# goexfs: warning: "
@@ -237,6 +240,25 @@ def note_readings(note: bytes) -> Iterator[tuple[bytes, bytes]]:
     while at >= 0:
         yield note[:at], note[at + 2 :]
         at = note.find(b": ", at + 2)
+
+
+def place(name: bytes, roots: Sequence[Root]) -> Place | None:
+    """Where a name of a patch lies; with several roots it begins with one's name."""
+    if len(roots) == 1:
+        return roots[0].index, b"" if name == b"." else name
+    head, _, rest = name.partition(b"/")
+    for root in roots:
+        if os.fsencode(root.name) == head:
+            return root.index, rest
+    return None
+
+
+def places(patch: Patch, roots: Sequence[Root]) -> set[Place]:
+    """Every place that the patch may speak of, whether there is a change or not."""
+    named = {name for each in patch.sections for name in (each.old, each.new)}
+    named |= {name for _, note in patch.notes for name, _ in note_readings(note)}
+    found = {place(name, roots) for name in named}
+    return {each for each in found if each is not None}
 
 
 # -- putting hunks on a text ----------------------------------------------------------------------

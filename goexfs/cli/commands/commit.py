@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -10,8 +10,8 @@ from goexfs.cli.asking import ask, path, remark, selected, where
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_selection, with_session
-from goexfs.errors import Conflict
-from goexfs.wire import Message
+from goexfs.errors import Conflict, GoexfsError
+from goexfs.wire import Connection, Message, OnEvent, connect
 
 
 class Resolution(click.ParamType):  # type: ignore[type-arg]  # generic only from 8.5 on
@@ -41,6 +41,14 @@ class Resolution(click.ParamType):  # type: ignore[type-arg]  # generic only fro
     metavar="N",
     help="Commit exactly checkpoint N; refused if the view has moved on.",
 )
+@click.option("--hunks", is_flag=True, help="Ask about each change and hunk, as git add -p does.")
+@click.option(
+    "--patch",
+    "patch_file",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Commit what is in FILE, an edited `goexfs diff`; - is stdin.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option(
     "--on-conflict",
@@ -69,6 +77,8 @@ def command(
     exclude: tuple[str, ...],
     message: str,
     checkpoint: int | None,
+    hunks: bool,
+    patch_file: IO[bytes] | None,
     dry_run: bool,
     on_conflict: str,
     resolve: tuple[Message, ...],
@@ -80,9 +90,15 @@ def command(
     A PATH may be a glob as in .gitignore (quote it); what is not committed stays in the session.
     If anything there changed meanwhile, nothing is applied and every conflict is named (exit
     status 3); --on-conflict and --resolve decide.  A commit of everything ends the session.
+    Ctrl-C stops it as long as nothing was applied, and ends it as any other command; after that
+    it is carried out to its end, and says so.
     """
     params = where(session, message=remark(message), checkpoint=checkpoint)
-    selected(params, names, exclude)
+    text = _patch(session, names, exclude, hunks, patch_file)
+    if text is None:
+        selected(params, names, exclude)
+    else:
+        params["patch"] = _coded(text)
     if dry_run:
         params["dry_run"] = True
     if on_conflict != "abort":
@@ -104,8 +120,52 @@ def command(
     return Conflict.exit_status if result.get("conflicts") else 0
 
 
+def _patch(
+    session: str | None,
+    names: tuple[str, ...],
+    exclude: tuple[str, ...],
+    hunks: bool,
+    file: IO[bytes] | None,
+) -> bytes | None:
+    """The patch that says what is to be committed, if one does."""
+    if hunks and file is not None:
+        raise click.UsageError("--hunks cannot go with --patch")
+    if file is not None:
+        if names or exclude:
+            raise click.UsageError("PATHs cannot go with --patch: take out of it what is to stay")
+        return file.read()
+    if not hunks:
+        return None
+    if state().json:
+        raise click.UsageError("--hunks asks a person; for programs there is --patch")
+    from goexfs.cli import picking, show
+    from goexfs.cli.hunks import pieces
+    from goexfs.wire import decode
+
+    chunks: list[bytes] = []
+
+    def on_event(method: str, event: dict[str, Any]) -> None:
+        if method == "chunk":
+            chunks.append(decode(event))
+
+    params = selected(where(session, patch=True, binary=False), names, exclude)
+    ask("diff", params, on_event)
+    return picking.pick(pieces(b"".join(chunks)), show.coloured())
+
+
+def _coded(text: bytes) -> Message:
+    from goexfs.wire import encode
+
+    coded = encode(text)
+    return {"text": coded["data"], "encoding": coded["encoding"]}
+
+
 def commit(params: Message, quiet: bool) -> Message:
-    """Ask for it, with a progress line."""
+    """Ask for it, with a progress line.
+
+    Ctrl-C asks the daemon to stop, which it does where that is still possible; then its answer
+    says what was done.  A second one leaves without it.
+    """
     from goexfs.cli.progress import Progress
 
     progress = Progress(quiet)
@@ -115,9 +175,26 @@ def commit(params: Message, quiet: bool) -> Message:
             progress.update(event)
 
     try:
-        return ask("commit", params, on_event)
+        with connect() as connection:
+            return _answer(connection, connection.request("commit", params), on_event)
     finally:
         progress.clear()
+
+
+def _answer(connection: Connection, request: int, on_event: OnEvent) -> Message:
+    try:
+        return connection.answer(request, on_event)
+    except KeyboardInterrupt:
+        connection.notify("signal", {"request": request, "name": "INT"})
+        click.echo("\ngoexfs: stopping, if it still can be stopped", err=True)
+    try:
+        return connection.answer(request, on_event)
+    except KeyboardInterrupt:
+        click.echo("goexfs: it may be committed or not: goexfs log says", err=True)
+        raise
+    except GoexfsError as error:
+        click.echo(f"goexfs: {error.message}", err=True)
+        raise KeyboardInterrupt from error
 
 
 def warnings(result: Message) -> None:
