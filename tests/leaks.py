@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
-_PATIENCE = 3.0
+_PATIENCE = 15.0
 _CGROUPS = "/sys/fs/cgroup"
 # Interpreter-wide descriptors that open at first use and stay.
 _STANDING = ("/dev/urandom", "/dev/null")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
-from goexfsd.egress.credentials import Credential, Credentials
+from goexfsd.egress import message
+from goexfsd.egress.credentials import Credential, Credentials, Mask
 from goexfsd.egress.message import Target
 from goexfsd.egress.proxy import Proxy
 from goexfsd.egress.upstream import Upstream, open_tcp
@@ -392,5 +397,38 @@ def test_one_that_says_nothing_holds_up_nobody() -> None:
             assert said.endswith(b"ok")
             for stream in streams:
                 await stream.aclose()
+
+    run(main)
+
+
+@given(
+    st.binary(max_size=40), st.lists(st.integers(0, 80), max_size=6), st.integers(0, 3), st.data()
+)
+def test_a_secret_is_masked_however_it_is_cut(
+    around: bytes, cuts: list[int], times: int, data: st.DataObject
+) -> None:
+    secret = data.draw(st.sampled_from([SECRET, b"aaaaaaaab", b"abababababab"]))
+    whole = around + secret * times + around[::-1]
+    mask = Mask((secret, b"short"))
+    edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    pieces = [mask.feed(whole[a:b]) for a, b in itertools.pairwise(edges)]
+    found = b"".join([*pieces, mask.end()])
+    assert found == whole.replace(secret, b"*" * len(secret))
+
+
+@given(st.binary(max_size=200), st.sampled_from(SMUGGLED), st.integers(0, 60))
+def test_any_head_is_understood_or_refused(junk: bytes, text: bytes, at: int) -> None:
+    """Whatever comes: a request with a target, or ``Unfit``; never anything else."""
+
+    async def main() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        await theirs.send_all(text[:at] + junk + text[at:][:4000] + b"\r\n\r\n")
+        await theirs.aclose()
+        with suppress(message.Unfit):
+            asked = await message.read_head(ours)
+            if asked is not None and asked.method == "CONNECT":
+                message.connect_target(asked)
+            elif asked is not None:
+                message.absolute_target(asked)
 
     run(main)

@@ -44,6 +44,13 @@ BOMBS = {
     "directories": ("sh -c 'while :; do mkdir d && cd d; done'", {}),
     "signals": ("sh -c 'trap : TERM; while :; do kill -TERM $$; done'", {}),
     "requests": ("sh -c 'while :; do ls -lR . >/dev/null; done'", {}),
+    "connections": (
+        'python3 -c "import socket\nheld=[]\nwhile True:\n'
+        " held=held[-200:]+[socket.create_connection(('127.0.0.1',3128))]\n"
+        " held[-1].sendall(b'GET http://x.test/ HTTP/1.1'+b'\\r\\nHost: x.test\\r\\n\\r\\n'"
+        ' *(len(held)%2))"',
+        {"--allow-host": "y.test"},
+    ),
 }
 
 

@@ -282,6 +282,7 @@ def test_nothing_of_the_network_is_reached(field: Field) -> None:
     with listeners(field):
         assert field.inside({**NETWORK, **UNSAFE_NETWORK}) == {}
         assert field.inside(NETWORK, "--read", field.arena) == {}
+        assert field.inside({**NETWORK, **UNSAFE_NETWORK}, "--allow-host", "*") == {}
         always = {"interfaces", "routes"} | (set() if _has_ipv6() else {"loopback, IPv6"})
         assert field.control(NETWORK) | always == set(NETWORK)
 
