@@ -13,6 +13,7 @@ from committing import Bench, Ran, litter
 from goexfsd import kernel
 from goexfsd.commit import stage
 from goexfsd.layer.changes import compute
+from goexfsd.layer.originals import LIMIT
 from goexfsd.worker import Root
 from layering import Root as LayerRoot
 from layering import Session
@@ -341,6 +342,32 @@ def test_a_change_time_alone(make: Make) -> None:
     assert places(case.refused()) == {"a": "changed", "b": "changed"}
     assert case.applied("merge", a="mine") == {"a": "mine", "b": "merge"}
     assert "session" in case.read("b")
+
+
+def test_an_edit_that_puts_the_time_back_is_seen(make: Make) -> None:
+    """The bytes are compared, not what stat says of them."""
+    case = make(project)
+    session_edit(case, "a", "line 2\n", "session\n")
+    session_edit(case, "b", "line 2\n", "session\n")
+    for name, line in (("a", "line 15\n"), ("b", "line 2\n")):
+        st = (case.base / name).stat()
+        edit(case.base / name, line, line.upper())
+        os.utime(case.base / name, ns=(st.st_atime_ns, st.st_mtime_ns))
+        assert (case.base / name).stat().st_size == st.st_size
+    assert places(case.refused("merge")) == {"b": "changed"}
+    assert case.applied("merge", b="theirs") == {"a": "merge", "b": "theirs"}
+    assert "LINE 15\n" in case.read("a")
+    assert "session\n" in case.read("a")
+
+
+def test_large_files_are_not_merged(make: Make) -> None:
+    def fill(base: Path) -> None:
+        (base / "big").write_text("x" * 80 + "\n" * (LIMIT + 1))
+
+    case = make(fill)
+    case.session.write(b"big", b"session\n")
+    (case.base / "big").chmod(0o600)
+    assert "not kept" in case.refused("merge")[0]["detail"]
 
 
 def test_binary_files_are_not_merged(make: Make) -> None:

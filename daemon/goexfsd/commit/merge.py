@@ -128,8 +128,7 @@ class Merger:
         if stat.S_ISDIR(st.st_mode):
             ours = change.aspects & _OURS
             return self._verdict(change, meta, theirs, None, "attributes of both sides", ours)
-        kept = origin is not None and _same_bytes(origin, now)
-        if kept:
+        if not stat.S_ISREG(st.st_mode) and origin is not None and _same_inode(origin, now):
             how = "the base changed attributes or links only"
             return self._verdict(change, meta, theirs, None, how, change.aspects & _OURS)
         if not stat.S_ISREG(st.st_mode):
@@ -144,17 +143,18 @@ class Merger:
     def _file(
         self, change: Change, path: bytes, origin: Identity | None, meta: Meta, theirs: Meta
     ) -> Verdict | str:
-        if max(theirs.size, self._source.meta(change).size) > LIMIT:
-            return _KEPT
         before = b"" if origin is None else self._first(change.root, path, origin)
-        if before is None:
+        if before is None or theirs.size > LIMIT:
             return f"what the session saw of it was not kept ({_KEPT})"
-        mine = _read(self._source.data(change))
         other = _read(self._base.open(change.root, path, DATA))
+        if other == before:
+            how = "the base changed attributes or links only"
+            return self._verdict(change, meta, theirs, None, how, change.aspects & _OURS)
+        if self._source.meta(change).size > LIMIT:
+            return _KEPT
+        mine = _read(self._source.data(change))
         if mine in (other, before):
             data, how = other, "the session changed attributes or names only"
-        elif other == before:
-            data, how = mine, "the base has the same bytes as before"
         else:
             merged = merge_text(mine, before, other)
             if isinstance(merged, str):
@@ -198,14 +198,9 @@ def conflict_type(mode: int) -> str:
     return "symlink" if stat.S_ISLNK(mode) else "special file"
 
 
-def _same_bytes(one: Identity, two: Identity) -> bool:
-    return (one.dev, one.ino, one.size, one.mtime_ns, one.rdev) == (
-        two.dev,
-        two.ino,
-        two.size,
-        two.mtime_ns,
-        two.rdev,
-    )
+def _same_inode(one: Identity, two: Identity) -> bool:
+    """Of what is no file, and so cannot be written to."""
+    return (one.dev, one.ino, one.rdev) == (two.dev, two.ino, two.rdev)
 
 
 def _attributes(mine: Meta, theirs: Meta, origin: Identity | None) -> Meta | str:
