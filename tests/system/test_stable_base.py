@@ -302,6 +302,38 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def test_of_several_roots_some_are_stable(
+    stable_daemon: Daemon, project: Path, btrfs_image: Path, ext4_image: Path, ordinary_user: User
+) -> None:
+    """Two in two subvolumes, one elsewhere; a partial commit brings up to date what has to be."""
+    subprocess.run(["btrfs", "-q", "subvolume", "create", str(btrfs_image / "sub")], check=True)
+    second = make_tree(btrfs_image / "sub" / "second", ordinary_user)
+    third = make_tree(ext4_image / "third", ordinary_user)
+    session = Session(
+        stable_daemon, project, ordinary_user, "--root", str(second), "--root", str(third)
+    )
+    assert [root["stable"] for root in session.told["roots"]] == [True, True, False]
+    assert len(subvolumes_of(btrfs_image / "store")) == 2
+    for root in (project, second, third):
+        (root / "private").write_text("mine\n")
+        (session.view / root.name / "README.md").write_text("# session\n")
+        (session.view / root.name / "made").write_text("made\n")
+    shown = [session.view / name / "private" for name in ("project", "second", "third")]
+    assert [path.read_text() for path in shown[:2]] == ["secret\n"] * 2
+    _until(lambda: shown[2].read_text() == "mine\n")
+    session.commit(second / "README.md", third / "README.md")
+    assert [path.read_text() for path in shown] == ["mine\n"] * 3
+    assert session.changes() == {
+        ("modified", "README.md"),
+        ("created", "made"),
+    }
+    assert session.commit()["closed"]
+    for root in (project, second, third):
+        assert (root / "README.md").read_text() == "# session\n"
+        assert (root / "made").read_text() == "made\n"
+        assert (root / "private").read_text() == "mine\n"
+
+
 def test_the_kernels_view_lies_over_it_too(
     stable_daemon: Daemon, project: Path, ordinary_user: User
 ) -> None:
