@@ -167,6 +167,11 @@ class Connection:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    @property
+    def last(self) -> int:
+        """The id of the latest request, from before it is sent."""
+        return self._next
+
     def request(self, method: str, params: Message) -> int:
         """Send a request; returns its id, which its events and its reply carry."""
         self._next += 1
@@ -205,10 +210,7 @@ class Connection:
 
     def call(self, method: str, params: Message, on_event: OnEvent | None = None) -> Message:
         """Ask, hand events to ``on_event``, return the result or raise the error."""
-        return self.answer(self.request(method, params), on_event)
-
-    def answer(self, request: int, on_event: OnEvent | None = None) -> Message:
-        """Wait for the reply to a request that was sent; may be interrupted and called again."""
+        request = self.request(method, params)
         while True:
             for message in self.receive():
                 if answers(message, request):

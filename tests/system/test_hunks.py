@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,8 +79,8 @@ def test_bytes_and_bad_patches(
         session = client.ls()[0]
         whole = client.patch("latin", "run.sh", session=session)
         assert b"\xe9" in whole
-        done = client.commit(patch=whole, session=session)
-        assert (done.applied.modified, done.applied.metadata) == (1, 1)
+        made = client.commit(patch=whole, session=session)
+        assert (made.applied.modified, made.applied.metadata) == (1, 1)
     assert (tree / "latin").read_bytes() == b"caf\xe9\r\nx"
     assert (tree / "run.sh").stat().st_mode & 0o777 == 0o755
 
@@ -99,3 +101,40 @@ def test_asking(goexfs: Goexfs, tree: Path, ordinary_user: User) -> None:
     assert "nothing to commit" in goexfs("commit", "--hunks", "text", input="q\n", **how).out
     assert (tree / "text").read_bytes() == before
     goexfs("commit", "--hunks", input="a\n" * 9, **how)
+
+
+ASK = """
+import json, socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+commit = {"jsonrpc": "2.0", "id": 1, "method": "commit", "params": {"cwd": sys.argv[2]}}
+stop = {"jsonrpc": "2.0", "method": "signal", "params": {"request": 1, "name": "INT"}}
+sock.sendall(b"".join(json.dumps(each).encode() + b"\\n" for each in (commit, stop)))
+for line in sock.makefile("rb"):
+    if b'"id"' in line:
+        print(line.decode())
+        break
+"""
+
+
+def test_a_signal_stops_it_or_the_answer_says_that_it_is_done(
+    goexfs: Goexfs, tree: Path, ordinary_user: User, daemon: Daemon
+) -> None:
+    how = prepare(goexfs, tree, ordinary_user)
+    before = (tree / "text").read_bytes()
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", ASK, str(daemon.socket), str(tree)],
+        user=ordinary_user.uid,
+        group=ordinary_user.gid,
+        extra_groups=(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    answer = json.loads(done.stdout)
+    assert ("error" in answer) == ((tree / "text").read_bytes() == before)
+    if "error" in answer:
+        assert answer["error"]["data"]["code"] == "commit_failed"
+        assert "nothing was changed" in answer["error"]["message"]
+        goexfs("commit", **how)  # nothing of it is left in the way
+    assert (tree / "new").exists()

@@ -11,7 +11,7 @@ from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_selection, with_session
 from goexfs.errors import Conflict, GoexfsError
-from goexfs.wire import Connection, Message, OnEvent, connect
+from goexfs.wire import Connection, Message, connect
 
 
 class Resolution(click.ParamType):  # type: ignore[type-arg]  # generic only from 8.5 on
@@ -166,6 +166,8 @@ def commit(params: Message, quiet: bool) -> Message:
     Ctrl-C asks the daemon to stop, which it does where that is still possible; then its answer
     says what was done.  A second one leaves without it.
     """
+    import signal
+
     from goexfs.cli.progress import Progress
 
     progress = Progress(quiet)
@@ -176,25 +178,38 @@ def commit(params: Message, quiet: bool) -> Message:
 
     try:
         with connect() as connection:
-            return _answer(connection, connection.request("commit", params), on_event)
+            stop = _Stop(connection)
+            before = signal.signal(signal.SIGINT, stop)
+            try:
+                return connection.call("commit", params, on_event)
+            except GoexfsError as error:
+                if not stop.asked:
+                    raise
+                click.echo(f"goexfs: {error.message}", err=True)
+                raise KeyboardInterrupt from error
+            finally:
+                signal.signal(signal.SIGINT, before)
     finally:
         progress.clear()
 
 
-def _answer(connection: Connection, request: int, on_event: OnEvent) -> Message:
-    try:
-        return connection.answer(request, on_event)
-    except KeyboardInterrupt:
-        connection.notify("signal", {"request": request, "name": "INT"})
+class _Stop:
+    """What Ctrl-C does: the first asks the daemon to stop, the second leaves."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.asked = False
+
+    def __call__(self, *_: object) -> None:
+        if self.asked:
+            click.echo("goexfs: it may be committed or not: goexfs log says", err=True)
+            raise KeyboardInterrupt
+        if not self._connection.last:
+            raise KeyboardInterrupt  # nothing was asked for yet
+        self.asked = True
+        request = {"request": self._connection.last, "name": "INT"}
+        self._connection.notify("signal", request)
         click.echo("\ngoexfs: stopping, if it still can be stopped", err=True)
-    try:
-        return connection.answer(request, on_event)
-    except KeyboardInterrupt:
-        click.echo("goexfs: it may be committed or not: goexfs log says", err=True)
-        raise
-    except GoexfsError as error:
-        click.echo(f"goexfs: {error.message}", err=True)
-        raise KeyboardInterrupt from error
 
 
 def warnings(result: Message) -> None:
