@@ -107,9 +107,25 @@ async def recover(house: House) -> list[Settled]:
     ]
     for row in catalog.sessions(frozenset(("committing",))):
         if not catalog.unfinished(row.id):
-            Session(house, row).enter("kept")
+            _reopen_or_end(Session(house, row))
     await collect(house)
     return settled
+
+
+def _reopen_or_end(session: Session) -> None:
+    """Of a session whose commit is not pending: it is done, and only this was not recorded any
+    more, or it was taken back."""
+    row = session.row
+    whole = (
+        commit
+        for commit in session.house.catalog.commits(session=row.id, state="done")
+        if not commit.partial and commit.undoes is None and commit.source == row.checkpoint
+    )
+    done = next(whole, None)
+    if done is None:
+        session.enter("kept")
+    else:
+        session.enter("applied", ended=done.ended or time.time(), why="committed")
 
 
 async def _settle_commit(house: House, commit: CommitRow) -> Settled:
