@@ -38,6 +38,8 @@ class Disk:
     fstype: str
     at: Path
     """Where it is mounted."""
+    options: str = "defaults"
+    """How."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Disks:
         try:
             subprocess.run([*_FORMAT[disk.fstype], loop], check=True, capture_output=True)
             disk.at.mkdir(exist_ok=True)
-            subprocess.run(["mount", loop, str(disk.at)], check=True)
+            subprocess.run(["mount", "-o", disk.options, loop, str(disk.at)], check=True)
             try:
                 yield
             finally:

@@ -36,7 +36,9 @@ _TOTAL_BYTES = struct.Struct("<112xQ")
 _MIXED_BELOW = 256 * MIB  # separate data and metadata groups waste a small file system
 _LEAST_RESIZE = 256 * MIB  # the kernel refuses to resize to less
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME
-_OPTIONS = "discard=async"  # what a discarded session held goes back to the host's disk
+# What a discarded session held goes back to the host's disk.  And no change of names becomes durable
+# before data that was written earlier: the origins log before what it speaks of.
+OPTIONS = "discard=async,flushoncommit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ def _attach_loop(image: Path) -> str:
 
 def _mount(image: Path, device: str, target: Path) -> None:
     try:
-        kernel.mount(device, str(target), "btrfs", _FLAGS, _OPTIONS)
+        kernel.mount(device, str(target), "btrfs", _FLAGS, OPTIONS)
     except OSError as error:
         if error.errno == errno.ENODEV:
             raise Unsupported(
