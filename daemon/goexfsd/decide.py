@@ -378,9 +378,7 @@ async def _take_back(session: Session, row: CommitRow, *, clean: bool) -> None:
 def finish(session: Session, row: CommitRow, final: dict[str, Any]) -> CommitRow:
     """Record that a commit is applied, durably."""
     applied = Summary.model_validate(final["applied"])
-    row = session.house.catalog.set_commit(
-        row, state="done", applied=applied, ended=time.time(), bytes=final["bytes"]
-    )
+    # Before the catalog: a crash between the two makes this entry twice, and not never.
     session.house.audit.add(
         "applied",
         durable=True,
@@ -392,7 +390,9 @@ def finish(session: Session, row: CommitRow, final: dict[str, Any]) -> CommitRow
         changes=applied.total,
         changes_sha256=row.digest,
     )
-    return row
+    return session.house.catalog.set_commit(
+        row, state="done", applied=applied, ended=time.time(), bytes=final["bytes"]
+    )
 
 
 async def _rebase(session: Session, row: CommitRow) -> dict[str, Any]:

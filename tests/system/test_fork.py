@@ -290,7 +290,7 @@ def test_forks_and_rewinds_against_a_model(daemon: Daemon, arena: Path) -> None:
     count = iter(range(1000))
 
     @settings(
-        max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )
     @given(
         st.lists(st.tuples(st.integers(0, 9), OPERATION), max_size=14),
