@@ -14,6 +14,7 @@ LACKS = (
     "what the base's own owner changes meanwhile may show late, or not at all; it is a conflict",
     "a script that passes its limit of layer bytes is ended, not told EDQUOT",
     "reads are not known, so no stale read is warned of",
+    "no first version of a file is kept: edits on both sides are merged over a snapshot only",
     "a rewind or a partial commit mounts it anew: who stands inside keeps the old one",
 )
 """What the FUSE view does and the kernel's does not, one sentence each."""
