@@ -11,6 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 
 _PREFIX = "base64:"
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
@@ -65,3 +67,14 @@ def _shown(char: str) -> str:
     if point < 0x100:
         return f"\\x{point:02x}"
     return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
+
+
+def folders(shown: Sequence[str], most: int = 4) -> list[tuple[str, int]]:
+    """Directories that hold all of the names (for a terminal), and how many of them each holds:
+    the deepest of which there are no more than ``most``; the last resort is ``./``."""
+    split = [name.split("/")[:-1] for name in shown]
+    for depth in range(max(map(len, split), default=0), 0, -1):
+        found = Counter("".join(part + "/" for part in parts[:depth]) or "./" for parts in split)
+        if len(found) <= most:
+            return sorted(found.items())
+    return [("./", len(shown))]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from goexfs.cli import show
-from goexfs.names import visible
+from goexfs.names import folders, visible
 
 
 def is_any(result: dict[str, Any]) -> bool:
@@ -24,7 +24,35 @@ def lines(result: dict[str, Any], with_root: bool, colour: bool) -> Iterator[str
             named.setdefault(warning, []).append(show.change_path(change, with_root))
     for warning, names in named.items():
         yield from plain([warning], colour)
-        yield from (show.paint(f"!    {each}", "31", colour) for each in names)
+        yield from (show.paint(f"!    {each}", "31", colour) for each in _few(names))
+
+
+FEW = 20
+"""Names that are listed with a warning; more are told by their directories (--json has them)."""
+
+
+def _few(names: list[str]) -> Iterator[str]:
+    if len(names) <= FEW:
+        yield from names
+        return
+    for folder, count in folders(names):
+        yield f"{folder}  ({show.plural(count, 'change')})"
+
+
+def summed(warnings: Iterable[str]) -> list[str]:
+    """Warnings that begin ``code: path: ``, those of a code that has many in a few lines."""
+    by_code: dict[str, list[str]] = {}
+    for warning in warnings:
+        by_code.setdefault(warning.partition(": ")[0], []).append(warning)
+    found: list[str] = []
+    for code, same in by_code.items():
+        if len(same) <= FEW:
+            found += same
+            continue
+        sentence = same[0].rpartition(": ")[2]
+        for folder, count in folders([each.split(": ")[1] for each in same]):
+            found.append(f"{code}: {folder}: {show.plural(count, 'change')}: {sentence}")
+    return found
 
 
 def plain(warnings: Iterable[str], colour: bool) -> Iterator[str]:

@@ -147,3 +147,12 @@ def test_progress_lines() -> None:
     assert progress.line("apply", 5, 0) == "apply  5"
     assert progress.line("apply", 1, 4) == "apply  [#####---------------]  25%  1/4"
     assert progress.line("apply", 9, 4).endswith("100%  9/4")
+
+
+def test_many_warnings_of_one_kind_are_summed() -> None:
+    gone = [f"git-deleted: .git/objects/{n:02x}/o: history is gone" for n in range(30)]
+    one = ["setuid: bin/x: runs as its owner: setuid"]
+    assert warned.summed([*gone, *one]) == [
+        "git-deleted: .git/objects/: 30 changes: history is gone",
+        *one,
+    ]

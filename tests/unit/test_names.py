@@ -55,3 +55,12 @@ def test_a_name_that_poses_as_base64_is_not_mistaken_for_one() -> None:
 def test_damaged_base64_is_an_error() -> None:
     with pytest.raises(ValueError, match="damaged base64"):
         names.from_wire("base64:***")
+
+
+def test_many_names_are_told_by_their_directories() -> None:
+    objects = [f".git/objects/{number:02x}/{number}" for number in range(300)]
+    assert names.folders(objects) == [(".git/objects/", 300)]
+    assert names.folders([*objects, "a", "b/c"]) == [("./", 1), (".git/objects/", 300), ("b/", 1)]
+    assert names.folders(["x/y/1", "x/y/2", "x/z/3"]) == [("x/y/", 2), ("x/z/", 1)]
+    assert names.folders([f"{number}/x" for number in range(9)]) == [("./", 9)]
+    assert names.folders([]) == [("./", 0)]

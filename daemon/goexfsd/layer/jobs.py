@@ -42,6 +42,8 @@ from goexfsd.warn.rules import Rule
 BATCH = 1000
 PIECE = 256 * 1024
 _PROGRESS_SECONDS = 0.2
+_FEW = 20
+"""Names for which a patch says the same warning one by one."""
 _STALE = 1000
 """Stale reads that are listed."""
 
@@ -176,12 +178,19 @@ class _Reviewed:
         """The warnings as a patch has them: above everything, in lines of their own."""
         for warning in self._whole():
             yield b"# goexfs: warning: %s\n" % warning.encode()
+        named: dict[str, list[str]] = {}
         for change, warnings in self._flagged:
             shown = names.display(change.path or b".")
             if len(self._names) > 1:
                 shown = f"{self._names[change.root]}/{shown}"
             for warning in warnings:
-                yield f"# goexfs: warning: {shown}: {warning}\n".encode("utf-8", "replace")
+                named.setdefault(warning, []).append(shown)
+        for warning, places in named.items():
+            lines = [f"{place}: {warning}" for place in places]
+            if len(places) > _FEW:
+                found = names.folders(places)
+                lines = [f"{folder}: {count} changes: {warning}" for folder, count in found]
+            yield from (f"# goexfs: warning: {each}\n".encode("utf-8", "replace") for each in lines)
 
     def _whole(self) -> list[str]:
         return [] if self._review is None else self._review.whole(self._names)

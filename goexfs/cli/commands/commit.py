@@ -218,7 +218,9 @@ def warnings(result: Message) -> None:
 
     from goexfs.cli import show, warned
 
-    warned.on_stderr(warned.plain(result.get("warnings") or (), show.coloured(sys.stderr)))
+    warned.on_stderr(
+        warned.plain(warned.summed(result.get("warnings") or ()), show.coloured(sys.stderr))
+    )
 
 
 def report(result: Message) -> None:
