@@ -83,6 +83,8 @@ class SessionInfo(Reply):
     forked_at: int | None = None
     """At which checkpoint of it."""
     rules: list[ViewRule] = Field(default_factory=list)
+    jobs: list[str] = Field(default_factory=list)
+    """Those that run."""
 
 
 class Summary(Reply):
@@ -392,6 +394,49 @@ class StepNetwork(Network):
     """The same, in a log."""
 
     step: int
+
+
+class Start(Run):
+    """A run beside the steps, until it ends, is killed, or the session ends: a job."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """None: one is made up."""
+
+
+class JobInfo(Reply):
+    name: str
+    command: list[str]
+    started: float
+    ended: float | None = None
+    status: int | None = None
+    """None: it runs, or was killed with its session."""
+    why: str | None = None
+    """Why it ended, where its status does not say."""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    stdout: str | None = None
+    """What was kept of it, where that was asked for."""
+    stderr: str | None = None
+
+
+class Jobs(Model):
+    session: str | None = None
+    cwd: str | None = None
+    name: str | None = None
+    """Only this one."""
+    output: bool = False
+    """With what was kept of their output."""
+
+
+class JobsResult(Reply):
+    jobs: list[JobInfo]
+
+
+class Kill(Model):
+    session: str | None = None
+    cwd: str | None = None
+    name: str
+    signal: Literal["INT", "TERM", "HUP", "QUIT", "KILL"] = "TERM"
 
 
 class RunResult(Reply):
@@ -820,6 +865,9 @@ METHODS: dict[str, tuple[type[Model], type[Reply]]] = {
     "ls": (Ls, LsResult),
     "status": (Status, StatusResult),
     "run": (Run, RunResult),
+    "start": (Start, JobInfo),
+    "jobs": (Jobs, JobsResult),
+    "kill": (Kill, JobInfo),
     "diff": (Diff, DiffResult),
     "log": (Log, LogResult),
     "output": (Output, OutputResult),

@@ -127,7 +127,7 @@ async def commit(
     that cannot stand alone, Denied or Limit when the base will not take it: nothing changed then
     either.
     """
-    with session.exclusively("a commit"):
+    with session.exclusively("a commit", alone=True):
         await _check_reviewed(session, reviewed)
         await session.settle("before commit")
         row = CommitRow(

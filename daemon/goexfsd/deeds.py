@@ -19,7 +19,7 @@ from goexfs import protocol as p
 from goexfs.errors import GoexfsError
 from goexfsd.audit import Audit, Entry
 
-QUIET = frozenset(("ping", "ls", "doctor", "log", "policy", "secret_list", "audit"))
+QUIET = frozenset(("ping", "ls", "doctor", "log", "policy", "secret_list", "audit", "jobs"))
 MISTAKES = frozenset(("usage", "not_found", "no_such_method"))
 DURABLE = frozenset(("discard",))
 """Those that are on disk before they are answered; what a commit did has an entry of its own."""
@@ -147,6 +147,8 @@ def _undone(result: p.UndoResult) -> Said:
 _TELLERS: dict[type[Any], Callable[[Any], Said]] = {
     p.SessionInfo: _session,
     p.Run: _run,
+    p.Start: _run,
+    p.JobInfo: lambda result: {"job": result.name},
     p.RunResult: _ran,
     p.StatusResult: _seen,
     p.DiffResult: _seen,

@@ -35,6 +35,7 @@ from goexfs.errors import (
 )
 from goexfs.names import display, from_wire
 from goexfsd import (
+    background,
     decide,
     deeds,
     doctor,
@@ -345,6 +346,19 @@ class Service:
         decide.refuse_pending(pending, [root.path for root in session.row.roots])
         return await steps.run(session, self._sandboxes_of(session), call, request)
 
+    async def start(self, call: Call, request: p.Start) -> p.JobInfo:
+        session = self._find(call.peer, request.session, request.cwd)
+        pending = decide.pending(self.house, self.locks)
+        decide.refuse_pending(pending, [root.path for root in session.row.roots])
+        hiding = self._sandboxes_of(session)
+        return await background.start(session, hiding, self.nursery, request)
+
+    async def jobs(self, call: Call, request: p.Jobs) -> p.JobsResult:
+        return background.jobs(self._find(call.peer, request.session, request.cwd), request)
+
+    async def kill(self, call: Call, request: p.Kill) -> p.JobInfo:
+        return await background.kill(self._find(call.peer, request.session, request.cwd), request)
+
     def _sandboxes_of(self, session: Session) -> Sandboxes:
         """What its sandboxes must not see: what is goexfs's own, and the other sessions' views."""
         others = (s.row.at for s in self.sessions.values() if s is not session)
@@ -485,7 +499,7 @@ class Service:
 
     async def rewind(self, call: Call, request: p.Rewind) -> p.RewindResult:
         session = self._find(call.peer, request.session, request.cwd)
-        with session.exclusively("a rewind"):
+        with session.exclusively("a rewind", alone=True):
             saved = await session.rewind(request.to)
         return p.RewindResult(
             session=session.id, checkpoint=request.to, saved=saved.number if saved else None

@@ -75,6 +75,14 @@ class House:
 
 
 @dataclass(slots=True)
+class Lasting:
+    """What runs in a session beside its steps (``background``)."""
+
+    stop: trio.CancelScope = field(default_factory=trio.CancelScope, kw_only=True)
+    ended: trio.Event = field(default_factory=trio.Event, kw_only=True)
+
+
+@dataclass(slots=True)
 class Session:
     """One open session.  Made by the service, which also runs ``serve``."""
 
@@ -85,6 +93,8 @@ class Session:
     """What the session is doing, as words for a message; None = free."""
     running: int | None = None
     """The step that runs."""
+    background: dict[str, Lasting] = field(default_factory=dict)
+    """Jobs by name, those that have ended too."""
     why_down: str = "its view is being mounted"
     _closing: trio.Event = field(default_factory=trio.Event)
     _closed: trio.Event = field(default_factory=trio.Event)
@@ -165,6 +175,7 @@ class Session:
                 )
                 for kind, root, pattern in self.row.rules
             ],
+            jobs=self.jobs(),
         )
 
     # -- life --------------------------------------------------------------------------------
@@ -214,7 +225,12 @@ class Session:
             self._closed.set()
 
     async def close(self) -> None:
-        """End the view; the layer stays.  Returns when everything is unmounted."""
+        """End all jobs and the view; the layer stays.  Returns when everything is unmounted."""
+        with trio.CancelScope(shield=True):
+            for job in self.background.values():
+                job.stop.cancel()
+            for job in self.background.values():
+                await job.ended.wait()
         self._closing.set()
         await self._closed.wait()
 
@@ -284,8 +300,12 @@ class Session:
 
     # -- exclusion ---------------------------------------------------------------------------
 
+    def jobs(self) -> list[str]:
+        """The names of those that run."""
+        return [name for name, job in self.background.items() if not job.ended.is_set()]
+
     @contextmanager
-    def exclusively(self, what: str) -> Iterator[None]:
+    def exclusively(self, what: str, *, alone: bool = False) -> Iterator[None]:
         """Hold the session for ``what``; InvalidState if it is busy or has ended."""
         if self.row.state != "open":
             raise InvalidState(f"session {self.row.name} is {self.row.state}")
@@ -293,6 +313,11 @@ class Session:
             raise InvalidState(
                 f"session {self.row.name} is busy: {self.busy}",
                 hint="wait for it to end, or stop it (Ctrl-C where it runs)",
+            )
+        if alone and (jobs := self.jobs()):
+            raise InvalidState(
+                f"session {self.row.name} has jobs in the background: {', '.join(jobs)}",
+                hint="goexfs kill ends one",
             )
         self.busy = what
         try:

@@ -18,6 +18,8 @@ VERBS = {
     "mount": Verb("mount", "Open a session over a directory and mount its view."),
     "ls": Verb("ls", "List sessions."),
     "run": Verb("run", "Run a command or script against the view, in the sandbox."),
+    "jobs": Verb("jobs", "List what runs in the background, or print its output."),
+    "kill": Verb("kill", "End what runs in the background."),
     "shell": Verb("shell", "Open an interactive shell in the sandbox."),
     "try": Verb("try_", "Mount, run, show what changed, and ask what to do with it."),
     "status": Verb("status", "Show a session and how much it changed."),

@@ -27,6 +27,7 @@ from goexfs.protocol import (
     RunResult,
     Script,
     SessionInfo,
+    Start,
 )
 from goexfs.wire import MAX_AHEAD, Message, decode, encode
 
@@ -157,6 +158,27 @@ def run(
         rules=rules,
         stream=stream,
         stdin=stdin,
+    )
+
+
+def start(
+    command: Sequence[str],
+    session: Session,
+    name: str | None,
+    timeout: float | None,
+    env: Mapping[str, str] | None,
+    policy: str | None,
+    rules: Mapping[str, Any] | None,
+) -> Start:
+    return build(
+        Start,
+        **where(session),
+        command=list(command),
+        name=name,
+        timeout=timeout,
+        env=dict(env or {}),
+        policy=policy,
+        rules=rules,
     )
 
 

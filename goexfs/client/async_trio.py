@@ -29,6 +29,10 @@ from goexfs.protocol import (
     Doctor,
     DoctorResult,
     Fork,
+    JobInfo,
+    Jobs,
+    JobsResult,
+    Kill,
     Log,
     LogResult,
     Ls,
@@ -371,6 +375,33 @@ class TrioClient:
         """
         request = asking.build(Undo, commit=commit, cwd=asking.here(), message=message)
         return await self._ask(request, UndoResult, _progress(on_progress))
+
+    async def start(
+        self,
+        command: Sequence[str],
+        *,
+        session: Session = None,
+        name: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  (the daemon keeps it)
+        policy: str | None = None,
+        rules: Mapping[str, Any] | None = None,
+    ) -> JobInfo:
+        """Run a command in the background, until it ends, is killed, or the session ends."""
+        request = asking.start(command, session, name, timeout, env, policy, rules)
+        return await self._ask(request, JobInfo)
+
+    async def jobs(
+        self, session: Session = None, *, name: str | None = None, output: bool = False
+    ) -> list[JobInfo]:
+        """What runs in the background, and what has ended."""
+        request = asking.build(Jobs, **asking.where(session), name=name, output=output)
+        return (await self._ask(request, JobsResult)).jobs
+
+    async def kill(self, name: str, session: Session = None, *, signal: str = "TERM") -> JobInfo:
+        """End a job."""
+        request = asking.build(Kill, **asking.where(session), name=name, signal=signal)
+        return await self._ask(request, JobInfo)
 
     async def discard(self, session: Session = None) -> DiscardResult:
         return await self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)

@@ -23,6 +23,10 @@ from goexfs.protocol import (
     Doctor,
     DoctorResult,
     Fork,
+    JobInfo,
+    Jobs,
+    JobsResult,
+    Kill,
     Log,
     LogResult,
     Ls,
@@ -279,6 +283,33 @@ class Client:
         """
         request = asking.build(Undo, commit=commit, cwd=asking.here(), message=message)
         return self._ask(request, UndoResult, _progress(on_progress))
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        session: Session = None,
+        name: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        policy: str | None = None,
+        rules: Mapping[str, Any] | None = None,
+    ) -> JobInfo:
+        """Run a command in the background, until it ends, is killed, or the session ends."""
+        request = asking.start(command, session, name, timeout, env, policy, rules)
+        return self._ask(request, JobInfo)
+
+    def jobs(
+        self, session: Session = None, *, name: str | None = None, output: bool = False
+    ) -> list[JobInfo]:
+        """What runs in the background, and what has ended."""
+        request = asking.build(Jobs, **asking.where(session), name=name, output=output)
+        return (self._ask(request, JobsResult)).jobs
+
+    def kill(self, name: str, session: Session = None, *, signal: str = "TERM") -> JobInfo:
+        """End a job."""
+        request = asking.build(Kill, **asking.where(session), name=name, signal=signal)
+        return self._ask(request, JobInfo)
 
     def discard(self, session: Session = None) -> DiscardResult:
         return self._ask(asking.build(Discard, **asking.where(session)), DiscardResult)

@@ -96,6 +96,14 @@ ANSWERS: dict[str, Any] = {
         "layer_bytes": 123456,
     },
     "run": {**RAN, "stdout": "out"},
+    "start": {"name": "job-1", "command": ["x\n"], "started": 1.0},
+    "jobs": {
+        "jobs": [
+            {"name": "a", "command": ["x\n"], "started": 1.0, "ended": None, "why": None},
+            {"name": "b", "command": ["y"], "started": 1.0, "ended": 2.0, "status": 3, "why": None},
+        ]
+    },
+    "kill": {"name": "a", "command": ["x"], "started": 1.0, "ended": 2.0, "status": 143},
     "diff": diff,
     "log": LOG,
     "output": {"stdout": "o\x1b\n", "stderr": "e\n", "truncated": True},
@@ -158,6 +166,8 @@ def daemon(tmp_path: Path) -> Iterator[Scripted]:
         (["ls"], "ls", "otter  s-1      open   1970-01-01"),
         (["status"], "status", "changes  1 deleted, 2 created"),
         (["output", "1"], "output", "o\x1b\n"),
+        (["jobs"], "jobs", "x\\n\nb    ended: 3"),
+        (["kill", "a"], "kill", "job a has ended"),
         (["checkpoint"], "checkpoint", "checkpoint 2"),
         (["rewind", "1"], "rewind", "what it held before is checkpoint 5"),
         (["fork", "--at", "1"], "fork", "session otter (s-1)\n  /home/me/project is seen at /run/"),

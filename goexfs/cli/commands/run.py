@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from goexfs.cli.asking import where
+from goexfs.cli.asking import ask, where
 from goexfs.cli.boundary import with_policy
 from goexfs.cli.ending import state
 from goexfs.cli.options import Duration, with_json, with_session
@@ -23,6 +23,7 @@ from goexfs.wire import Message, connect, encode
     "goexfs run --timeout 5m --script fix.py -- --all",
     "echo 'sed -i s/a/b/ *.txt' | goexfs run --script -",
     "goexfs run --policy strict --memory 512M --hide .env -- ./untrusted.sh",
+    "goexfs run --background --name server -- npm start",
     context_settings={"allow_interspersed_args": False},
 )
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[--] [COMMAND]...")
@@ -44,6 +45,8 @@ from goexfs.wire import Message, connect, encode
     help="Set a variable, or pass ours on.",
 )
 @click.option("--explain", is_flag=True, help="Print the sandbox that it would get; run nothing.")
+@click.option("--background", is_flag=True, help="Let it run on: see goexfs jobs, goexfs kill.")
+@click.option("--name", metavar="NAME", help="Of what runs in the background [job-1, ...].")
 @with_policy
 @with_session
 @with_json
@@ -53,6 +56,8 @@ def command(
     timeout: float | None,
     variables: tuple[str, ...],
     explain: bool,
+    background: bool,
+    name: str | None,
     boundary: Message,
     session: str | None,
 ) -> int:
@@ -69,6 +74,13 @@ def command(
         from goexfs.cli.commands.policy import explain as print_sandbox
 
         return print_sandbox(params)
+    if background:
+        from goexfs.cli.commands.jobs import started
+
+        started(ask("start", params if name is None else {**params, "name": name}))
+        return 0
+    if name is not None:
+        raise click.UsageError("--name is for --background")
     source = None if script == "-" else stdin_source()
     result = run(params, source, stream=not state().json)
     if state().json:

@@ -58,5 +58,7 @@ def _rows(result: Message) -> Iterator[tuple[str, str]]:
     running = session.get("running") or []
     steps = ", ".join(str(number) for number in running)
     yield "steps", f"{result['steps']}, " + (f"running: {steps}" if running else "none running")
+    if jobs := session.get("jobs"):
+        yield "jobs", ", ".join(show.name(each) for each in jobs)
     yield "changes", show.summary(result["summary"])
     yield "layer", show.size(result["layer_bytes"])
