@@ -24,7 +24,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from goexfs import protocol as p
 from goexfs.errors import (
-    CommitFailed, Denied,
+    CommitFailed,
+    Denied,
     GoexfsError,
     InvalidState,
     Limit,
