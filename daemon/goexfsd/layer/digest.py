@@ -18,16 +18,16 @@ def digest(changes: Iterable[Change]) -> str:
     """SHA-256 in hexadecimal; that of no changes is ``EMPTY``."""
     sha = hashlib.sha256()
     for change in changes:
-        sha.update(b"%d\0" % change.root)
-        aspects = ",".join(sorted(change.aspects))
-        sha.update(f"{change.kind}\0{change.type}\0{aspects}\0".encode())
-        sha.update(b"%s\0%s\0" % (change.path, b"" if change.old_path is None else change.old_path))
+        aspects = ",".join(sorted(change.aspects)) if change.aspects else ""
         st = change.st
+        shown = ""
         if st is not None:
-            plain = stat.S_ISREG(st.st_mode)
+            mode = st.st_mode
+            plain = stat.S_ISREG(mode)
             size, mtime = (st.st_size, st.st_mtime_ns) if plain else (0, 0)
-            sha.update(b"%o %d %d %d %d" % (st.st_mode, st.st_uid, st.st_gid, size, mtime))
-        sha.update(b"\0")
+            shown = f"{mode:o} {st.st_uid} {st.st_gid} {size} {mtime}"
+        words = f"{change.root}\0{change.kind}\0{change.type}\0{aspects}\0{shown}\0"
+        sha.update(b"%s%s\0%s\0" % (words.encode(), change.path, change.old_path or b""))
     return sha.hexdigest()
 
 
