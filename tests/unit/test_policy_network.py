@@ -193,4 +193,6 @@ def test_certificates_and_placeholders() -> None:
     assert "/etc/ssl/all.pem" in options
     _, options = launch(Way({"GITHUB_TOKEN": "goexfs_x"}), **policy)
     assert "SSL_CERT_FILE" not in variables(options)
-    assert variables(launch(None, **policy)[1])["GITHUB_TOKEN"] == "{placeholder}"
+    explained = variables(launch(None, **policy)[1])
+    assert explained["GITHUB_TOKEN"] == "{placeholder}"
+    assert explained["SSL_CERT_FILE"] == AUTHORITY

@@ -136,7 +136,7 @@ def connect_target(asked: Asked) -> Target:
         target = Target(parse_host(host), port_number(port), tls=True)
     except ValueError as error:
         raise Unfit(f"CONNECT: {error}") from error
-    _check_host(asked, target)
+    _check_host(asked, target, target.port)
     return target
 
 
@@ -172,13 +172,17 @@ def origin_target(asked: Asked, target: Target) -> bytes:
     return asked.uri
 
 
-def _check_host(asked: Asked, target: Target) -> None:
-    """The Host header must name the target: the server behind it goes by that."""
+def _check_host(asked: Asked, target: Target, usual: int | None = None) -> None:
+    """The Host header must name the target: the server behind it goes by that.
+
+    ``usual`` is the port that it means when it names none.
+    """
+    usual = (443 if target.tls else 80) if usual is None else usual
     for value in asked.values(b"host"):
         text = value.decode("ascii", "replace").strip()
         host, colon, port = text.rpartition(":")
         if not colon or text.endswith("]"):
-            host, port = text, str(443 if target.tls else 80)
+            host, port = text, str(usual)
         try:
             same = (parse_host(host), port_number(port)) == (target.host, target.port)
         except ValueError:

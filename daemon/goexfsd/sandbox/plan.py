@@ -390,7 +390,8 @@ def _environment(job: Job, policy: Policy) -> dict[str, str]:
     if job.pty is not None:
         env["TERM"] = job.pty[2]
     if policy.network == "allow":
-        env |= reach.variables(policy, job.way is not None and job.way.authority != b"", AUTHORITY)
+        authority = reach.intercepts(policy) if job.way is None else job.way.authority != b""
+        env |= reach.variables(policy, authority, AUTHORITY)
     for name, value in job.env.items():
         _check_variable(name, value, policy)
     return env | job.env | (job.way.environment if job.way is not None else {})

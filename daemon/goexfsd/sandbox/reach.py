@@ -48,6 +48,11 @@ def _listed(policy: Policy, host: str) -> bool:
     return any(Hosts([rule.text]).lists(parsed, port) for rule in rules for port in rule.ports)
 
 
+def intercepts(policy: Policy) -> bool:
+    """Whether there will be certificates of the proxy's own."""
+    return any(parse_service(each.host)[2] for each in policy.credentials)
+
+
 def words(policy: Policy) -> tuple[str, ...]:
     """What is reached, for a person."""
     if policy.network == "none":
