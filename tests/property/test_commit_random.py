@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from layering import Item, Session, manifest
 from layerops import Op, base_trees, build, operations, perform
 from outcomes import bench, changes, check
 
+pytestmark = pytest.mark.timeout(600)
 PICKS = st.lists(st.integers(0, 20), max_size=3)
 
 

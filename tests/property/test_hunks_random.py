@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from layering import Session, manifest
 from layerops import Op, base_trees, build, operations, perform
 from outcomes import bench, changes, check, shown
 
+pytestmark = pytest.mark.timeout(600)
 BITS = st.lists(st.booleans(), min_size=12, max_size=12)
 
 
