@@ -156,8 +156,9 @@ def victims(top: Path, dice: random.Random) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(dice.random())
         os.killpg(process.pid, signal.SIGKILL)
-    for name in ("v", "all"):
-        subprocess.run(["rm", "-rf", name], cwd=top, check=True)
+    # The last call of one that was killed may still be under way.
+    while subprocess.run(["rm", "-rf", "v", "all"], cwd=top, check=False).returncode:
+        pass
 
 
 LOADS: dict[str, Callable[[Path, random.Random], None]] = {
