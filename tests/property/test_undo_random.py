@@ -6,13 +6,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
 from committing import Bench, Ran, litter
 from goexfsd.worker import Root
 from layering import Session
-from layerops import Op, base_trees, build, operations, perform
+from layerops import Beside, Op, There, base_trees, build, operations, perform
 from manifests import Manifest, differences, manifest
 
 UNDO = settings(
@@ -42,6 +42,7 @@ def done(ran: Ran) -> None:
 
 @UNDO
 @given(base=base_trees(), ops=operations(), part=st.none() | st.integers(0, 20))
+@example(base=[("file", (Beside(0, b"a"), b""))], ops=[("write", (There(1), b"x"))], part=None)
 def test_undo_and_undo_of_undo(base: list[Op], ops: list[Op], part: int | None) -> None:
     with tempfile.TemporaryDirectory() as home:
         session = Session.over(Path(home), build(base))

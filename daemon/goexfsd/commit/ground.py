@@ -34,6 +34,8 @@ class Ground:
     def __init__(self, nodes: Sequence[Node], root_fds: Sequence[int]) -> None:
         self._nodes, self._root_fds = nodes, root_fds
         self._kept: OrderedDict[int, int] = OrderedDict()
+        self._sought: set[int] = set()
+        """Directories that are being looked for."""
         self._wanted = -1
         """A node whose directory must stay open while another is opened."""
 
@@ -46,7 +48,7 @@ class Ground:
         if fd is not None:
             self._kept.move_to_end(node_id)
             return fd
-        at = self.where(node)
+        at = self._seek(node)
         if at is None:
             raise Lost(node)
         above, name = self.at(node.slots[at])
@@ -58,6 +60,17 @@ class Ground:
         if len(self._kept) > _KEEP:
             self._drop_one()
         return fd
+
+    def _seek(self, node: Node) -> int | None:
+        """``where`` of a directory, which is in no place that lies within itself: a plan may move
+        a directory into what was in it."""
+        if node.id in self._sought:
+            return None
+        self._sought.add(node.id)
+        try:
+            return self.where(node)
+        finally:
+            self._sought.discard(node.id)
 
     def _drop_one(self) -> None:
         if self._wanted in self._kept:

@@ -129,9 +129,11 @@ class Past:
         return os.open(name, flags, dir_fd=self._fd)
 
     def _unpack(self, offset: int, length: int) -> bytes:
+        if not length:
+            return b""  # where all were empty there is no pack
         if self._pack < 0:
             self._pack = self._open(PACK)
-        data = os.pread(self._pack, length, offset) if length else b""
+        data = os.pread(self._pack, length, offset)
         if len(data) != length:
             raise StoreFailed("the before-images of the commit are cut off")
         return data
