@@ -36,8 +36,8 @@ _TOTAL_BYTES = struct.Struct("<112xQ")
 _MIXED_BELOW = 256 * MIB  # separate data and metadata groups waste a small file system
 _LEAST_RESIZE = 256 * MIB  # the kernel refuses to resize to less
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME
-# What a discarded session held goes back to the host's disk.  And no change of names becomes durable
-# before data that was written earlier: the origins log before what it speaks of.
+# What a discarded session held goes back to the host's disk.  And no change of names becomes
+# durable before data that was written earlier: the origins log before what it speaks of.
 OPTIONS = "discard=async,flushoncommit"
 
 
