@@ -1,19 +1,16 @@
 """What a client may ask, and who may ask it: one async method a request.
 
-Only the owner of a session and root may see or drive it; to anybody else it is denied.
-The service owns the nursery in which sessions are served.  It validates, finds the session,
-and hands over to ``session``, ``steps`` and ``decide``.
+It validates, has the ``register`` find the session and say whose it is, and hands over to
+``session``, ``steps`` and ``decide``.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -25,16 +22,13 @@ from pydantic import TypeAdapter, ValidationError
 from goexfs import protocol as p
 from goexfs.errors import (
     CommitFailed,
-    Denied,
     GoexfsError,
-    InvalidState,
-    Limit,
     NoSuchMethod,
     NotFound,
     Unsupported,
     Usage,
 )
-from goexfs.names import display, from_wire
+from goexfs.names import display
 from goexfsd import (
     background,
     decide,
@@ -49,11 +43,9 @@ from goexfsd import (
     verify,
     words,
 )
-from goexfsd.catalog import CommitRow, RootRow, SessionRow
-from goexfsd.channel import open_channel
-from goexfsd.decide import RootLocks, overlap
+from goexfsd.opening import account, check_places, look, new_name, new_row, path_of
 from goexfsd.overlay.choice import use_kernel
-from goexfsd.probe import probe
+from goexfsd.register import Register, may
 from goexfsd.server import Call, Peer
 from goexfsd.session import House, Session
 from goexfsd.steps import Sandboxes
@@ -70,9 +62,7 @@ class Service:
 
     house: House
     sandboxes: Sandboxes
-    nursery: trio.Nursery
-    sessions: dict[str, Session] = field(default_factory=dict)
-    locks: RootLocks = field(default_factory=RootLocks)
+    register: Register
 
     # -- the one way in ----------------------------------------------------------------------
 
@@ -141,7 +131,7 @@ class Service:
         checks = await trio.to_thread.run_sync(
             doctor.examine, self.house.config.state_dir, self.house.config.runtime_dir
         )
-        pending = decide.pending(self.house, self.locks)
+        pending = decide.pending(self.house, self.register.locks)
         checks.append(doctor.commits([(row.id, row.roots) for row in pending]))
         return p.DoctorResult(ok=all(c.ok or not c.required for c in checks), checks=checks)
 
@@ -149,7 +139,7 @@ class Service:
         uid, named = call.peer.uid, request.session
         if named is not None:
             with suppress(GoexfsError):
-                named = self._row(call.peer, named, None).id
+                named = self.register.row(call.peer, named, None).id
         log, limit = self.house.audit, request.limit
         entries = await trio.to_thread.run_sync(deeds.entries, log, uid, named, limit)
         if not request.verify:
@@ -161,159 +151,44 @@ class Service:
 
     async def mount(self, call: Call, request: p.Mount) -> p.SessionInfo:
         peer = call.peer
-        mine = self._room_for(peer.uid)
-        roots, at = await self._probe(peer, request)
-        self._check_places([path for path, _ in roots], at[0] if at else None)
-        pending = decide.pending(self.house, self.locks)
+        mine = self.register.room_for(peer.uid)
+        roots, at = await look(self.house, peer, request)
+        live = self.register.live.values()
+        check_places(self.house, live, [path for path, _ in roots], at[0] if at else None)
+        pending = decide.pending(self.house, self.register.locks)
         decide.refuse_pending(pending, [path for path, _ in roots])
-        row = self._new_row(peer, request, roots, at, mine)
+        row = new_row(peer, request, roots, at, mine, self.register.slots())
         rules = await policies.rules(self.house, row, request)
         in_kernel = use_kernel(request.view, of_root=row.uid == 0, ruled=bool(rules))
         row = replace(row, rules=rules, kernel=in_kernel)
         names = [root.name for root in row.roots]
         make = partial(self.house.store.create_layer, row.id, row.uid, row.gid, names)
-        return (await self._open(row, make)).info()
+        return (await self.register.open(row, make)).info()
 
     async def fork(self, call: Call, request: p.Fork) -> p.SessionInfo:
-        parent = self._find(call.peer, request.session, request.cwd)
-        pending = decide.pending(self.house, self.locks)
+        parent = self.register.find(call.peer, request.session, request.cwd)
+        pending = decide.pending(self.house, self.register.locks)
         decide.refuse_pending(pending, [root.path for root in parent.row.roots])
         at = await forks.point(parent, request)
-        mine = self._room_for(parent.row.uid)
-        name = _new_name(request.name, parent.row.name, mine)
-        slots = {session.row.slot for session in self.sessions.values()}
-        row = forks.new_row(parent.row, at, name, slots)
+        mine = self.register.room_for(parent.row.uid)
+        name = new_name(request.name, parent.row.name, mine)
+        row = forks.new_row(parent.row, at, name, self.register.slots())
         make = partial(self.house.store.fork, parent.id, at, row.id, parent.generation)
-        session = await self._open(row, make, forks.first_checkpoint(parent.row, at))
+        session = await self.register.open(row, make, forks.first_checkpoint(parent.row, at))
         return session.info()
 
-    def _room_for(self, uid: int) -> list[Session]:
-        """The open sessions of a user; Limit if there may be no further one."""
-        mine = [session for session in self.sessions.values() if session.row.uid == uid]
-        if len(mine) >= self.house.config.limits.sessions_per_user:
-            raise Limit(
-                f"you have {len(mine)} open sessions, which is the limit",
-                hint="commit or discard some, or raise limits.sessions_per_user",
-            )
-        return mine
-
-    async def _open(
-        self,
-        row: SessionRow,
-        make_layer: Callable[[], object],
-        first: p.CheckpointInfo | None = None,
-    ) -> Session:
-        """Open the session of a new row; nothing of it is left where that fails."""
-        self.house.catalog.add_session(row)
-        session = Session(self.house, row)
-        self.sessions[row.id] = session
-        try:
-            await trio.to_thread.run_sync(make_layer)
-            if first is not None:
-                session.row = self.house.catalog.add_checkpoint(row, first)
-            else:
-                await session.show(await session.freeze())
-            await self.nursery.start(session.serve)
-        except BaseException as error:
-            with trio.CancelScope(shield=True):
-                await self._forget(session, "failed", why=str(error))
-            raise
-        session.enter("opened")
-        log.info("session opened", session=row.id, uid=row.uid, roots=[r.path for r in row.roots])
-        return session
-
-    async def _probe(
-        self, peer: Peer, request: p.Mount
-    ) -> tuple[list[tuple[str, int]], tuple[str, int] | None]:
-        options = {
-            "roots": [os.fsdecode(self._path(root)) for root in request.roots],
-            "at": None if request.at is None else os.fsdecode(self._path(request.at)),
-        }
-        owner = Owner(peer.uid, peer.gid, peer.groups)
-        spec = self.house.worker_spec(owner, (), {}, options)
-        async with open_channel(self.house.workers, probe, spec) as channel:
-            found = await channel.expect("probed")
-        at = found["at"]
-        return [(path, ino) for path, ino in found["roots"]], None if at is None else tuple(at)
-
-    def _path(self, text: str) -> bytes:
-        try:
-            return from_wire(text)
-        except ValueError as error:
-            raise Usage(str(error)) from error
-
-    def _check_places(self, roots: list[str], at: str | None) -> None:
-        """Roots must not overlap each other, the mountpoint, or what is goexfs's own."""
-        for index, root in enumerate(roots):
-            for other in roots[:index]:
-                if overlap(root, other):
-                    raise Usage(
-                        f"the roots {display(other)} and {display(root)} overlap",
-                        hint="name the outer one only",
-                    )
-        config = self.house.config
-        own = [
-            ("the state directory", str(config.state_dir)),
-            ("the runtime directory", str(config.runtime_dir)),
-            ("the store", str(self.house.store.path)),
-        ]
-        for root in roots:
-            for what, place in own:
-                real = os.path.realpath(place)
-                if overlap(root, real):
-                    raise Usage(
-                        f"the root {display(root)} overlaps {what} {display(place)} of goexfs",
-                        hint="choose roots outside, or move goexfs's directories",
-                    )
-            if at is not None and overlap(root, at):
-                raise Usage(
-                    f"the mountpoint {display(at)} and the root {display(root)} overlap",
-                    hint="choose a mountpoint outside the roots; scripts see the view"
-                    " at the root's own path anyway",
-                )
-        for session in self.sessions.values():
-            if at is not None and session.row.at == at:
-                raise Usage(f"the mountpoint {display(at)} is in use by session {session.row.name}")
-
-    def _new_row(
-        self,
-        peer: Peer,
-        request: p.Mount,
-        roots: list[tuple[str, int]],
-        at: tuple[str, int] | None,
-        mine: list[Session],
-    ) -> SessionRow:
-        user, home = _account(peer.uid)
-        slots = {session.row.slot for session in self.sessions.values()}
-        return SessionRow(
-            id=f"s-{secrets.token_hex(5)}",
-            name=_new_name(request.name, _plain_name(roots[0][0]), mine),
-            uid=peer.uid,
-            gid=peer.gid,
-            groups=peer.groups,
-            home=home,
-            user=user,
-            slot=next(n for n in range(len(slots) + 1) if n not in slots),
-            roots=_root_rows(roots),
-            at=at[0] if at else None,
-            at_ino=at[1] if at else 0,
-            state="opening",
-            checkpoint=-1,
-            created=time.time(),
-        )
-
     async def ls(self, call: Call, request: p.Ls) -> p.LsResult:
-        infos = [s.info() for s in self.sessions.values() if self._may(call.peer, s.row)]
+        infos = [s.info() for s in self.register.live.values() if may(call.peer, s.row)]
         if request.all:
             infos += [
                 Session(self.house, row).info()
                 for row in self.house.catalog.sessions()
-                if row.id not in self.sessions and self._may(call.peer, row)
+                if row.id not in self.register.live and may(call.peer, row)
             ]
         return p.LsResult(sessions=sorted(infos, key=lambda info: info.created))
 
     async def status(self, call: Call, request: p.Status) -> p.StatusResult:
-        session = self._find(call.peer, request.session, request.cwd)
+        session = self.register.find(call.peer, request.session, request.cwd)
         store, catalog = self.house.store, self.house.catalog
         if session.hold is not None:
             await session.view().flush()
@@ -342,27 +217,29 @@ class Service:
     # -- scripts -----------------------------------------------------------------------------
 
     async def run(self, call: Call, request: p.Run) -> p.RunResult:
-        session = self._find(call.peer, request.session, request.cwd)
-        pending = decide.pending(self.house, self.locks)
+        session = self.register.find(call.peer, request.session, request.cwd)
+        pending = decide.pending(self.house, self.register.locks)
         decide.refuse_pending(pending, [root.path for root in session.row.roots])
         return await steps.run(session, self._sandboxes_of(session), call, request)
 
     async def start(self, call: Call, request: p.Start) -> p.JobInfo:
-        session = self._find(call.peer, request.session, request.cwd)
-        pending = decide.pending(self.house, self.locks)
+        session = self.register.find(call.peer, request.session, request.cwd)
+        pending = decide.pending(self.house, self.register.locks)
         decide.refuse_pending(pending, [root.path for root in session.row.roots])
         hiding = self._sandboxes_of(session)
-        return await background.start(session, hiding, self.nursery, request)
+        return await background.start(session, hiding, self.register.nursery, request)
 
     async def jobs(self, call: Call, request: p.Jobs) -> p.JobsResult:
-        return background.jobs(self._find(call.peer, request.session, request.cwd), request)
+        return background.jobs(self.register.find(call.peer, request.session, request.cwd), request)
 
     async def kill(self, call: Call, request: p.Kill) -> p.JobInfo:
-        return await background.kill(self._find(call.peer, request.session, request.cwd), request)
+        return await background.kill(
+            self.register.find(call.peer, request.session, request.cwd), request
+        )
 
     def _sandboxes_of(self, session: Session) -> Sandboxes:
         """What its sandboxes must not see: what is goexfs's own, and the other sessions' views."""
-        others = (s.row.at for s in self.sessions.values() if s is not session)
+        others = (s.row.at for s in self.register.live.values() if s is not session)
         hide = (*self.sandboxes.hide, *(at for at in others if at is not None))
         return replace(self.sandboxes, hide=hide)
 
@@ -370,7 +247,7 @@ class Service:
         run = request.run or p.Run()
         session = self._meant(call.peer, run)
         if request.explain and session is None:
-            session = self._find(call.peer, run.session, run.cwd)  # says what is missing
+            session = self.register.find(call.peer, run.session, run.cwd)  # says what is missing
         reader = self._reader(call.peer) if session is None else steps.reader(session)
         chosen = await policies.choose(self.house, reader, run)
         explanation: p.Explanation | None = None
@@ -382,7 +259,7 @@ class Service:
     def _meant(self, peer: Peer, run: p.Run) -> Session | None:
         """The session of a run; None where none is named and none holds the directory."""
         try:
-            return self._find(peer, run.session, run.cwd)
+            return self.register.find(peer, run.session, run.cwd)
         except NotFound:
             if run.session is not None:
                 raise
@@ -391,11 +268,11 @@ class Service:
     def _reader(self, peer: Peer) -> policies.Reader:
         """The caller's policies, before there is a session."""
         base = self.house.config.view.sandbox_uid_base
-        _, home = _account(peer.uid)
+        _, home = account(peer.uid)
         return policies.Reader(Owner(peer.uid, peer.gid, peer.groups), home, (), base)
 
     async def output(self, call: Call, request: p.Output) -> p.OutputResult:
-        row = self._row(call.peer, request.session, request.cwd)
+        row = self.register.row(call.peer, request.session, request.cwd)
         step = self.house.catalog.step(row.id, request.step)
         if step is None:
             raise NotFound(f"session {row.name} has no step {request.step}")
@@ -407,7 +284,7 @@ class Service:
     # -- looking -----------------------------------------------------------------------------
 
     async def diff(self, call: Call, request: p.Diff) -> p.DiffResult:
-        session = self._find(call.peer, request.session, request.cwd)
+        session = self.register.find(call.peer, request.session, request.cwd)
         before, after = self._sides(session, request)
         if after is None and session.hold is not None:
             await session.view().flush()
@@ -463,9 +340,9 @@ class Service:
         return step.before, step.checkpoint
 
     async def log(self, call: Call, request: p.Log) -> p.LogResult:
-        row = self._row(call.peer, request.session, request.cwd)
+        row = self.register.row(call.peer, request.session, request.cwd)
         catalog = self.house.catalog
-        live = self.sessions.get(row.id) or Session(self.house, row)
+        live = self.register.live.get(row.id) or Session(self.house, row)
         steps = catalog.steps(row.id)
         return p.LogResult(
             session=live.info(),
@@ -492,14 +369,14 @@ class Service:
     # -- deciding ----------------------------------------------------------------------------
 
     async def checkpoint(self, call: Call, request: p.Checkpoint) -> p.CheckpointInfo:
-        session = self._find(call.peer, request.session, request.cwd)
+        session = self.register.find(call.peer, request.session, request.cwd)
         with session.exclusively("a checkpoint"):
             if session.row.checkpoint < 0:
                 await session.settle("")
             return await session.checkpoint(step=None, label=request.label)
 
     async def rewind(self, call: Call, request: p.Rewind) -> p.RewindResult:
-        session = self._find(call.peer, request.session, request.cwd)
+        session = self.register.find(call.peer, request.session, request.cwd)
         with session.exclusively("a rewind", alone=True):
             saved = await session.rewind(request.to)
         return p.RewindResult(
@@ -507,7 +384,7 @@ class Service:
         )
 
     async def commit(self, call: Call, request: p.Commit) -> p.CommitResult:
-        session = self._find(call.peer, request.session, request.cwd)
+        session = self.register.find(call.peer, request.session, request.cwd)
 
         async def listen(message: dict[str, Any]) -> None:
             if message["event"] == "progress":
@@ -517,7 +394,7 @@ class Service:
         rules = decide.Rules(
             request.on_conflict,
             [
-                (*session.locate(os.fsdecode(self._path(each.path)), request.cwd), each.way)
+                (*session.locate(os.fsdecode(path_of(each.path)), request.cwd), each.way)
                 for each in request.resolve
             ],
             strict=request.isolation == "serializable",
@@ -530,7 +407,7 @@ class Service:
         if request.dry_run:
             return await decide.preview(
                 session,
-                self.locks,
+                self.register.locks,
                 select=select,
                 reviewed=request.checkpoint,
                 rules=rules,
@@ -540,7 +417,7 @@ class Service:
         async with _stoppable(call):
             result = await decide.commit(
                 session,
-                self.locks,
+                self.register.locks,
                 message=request.message,
                 select=select,
                 reviewed=request.checkpoint,
@@ -551,9 +428,9 @@ class Service:
             raise CommitFailed("the commit was stopped before its intent; nothing was changed")
         with trio.CancelScope(shield=True):
             if result.closed:
-                await self._end(session)
+                await self.register.end(session)
             if result.commit is not None:
-                await retention.prune(self.house, self.locks)
+                await retention.prune(self.house, self.register.locks)
         return result
 
     async def undo(self, call: Call, request: p.Undo) -> p.UndoResult:
@@ -561,160 +438,34 @@ class Service:
         if request.commit is None:
             row = undo.newest(self.house, peer.uid, request.cwd)
         else:
-            row = self._commit_row(peer, request.commit)
+            row = self.register.commit_row(peer, request.commit)
 
         async def listen(message: dict[str, Any]) -> None:
             if message["event"] == "progress":
                 await _progress(call, message)
 
-        return await undo.undo(self.house, self.locks, row, message=request.message, listen=listen)
+        return await undo.undo(
+            self.house, self.register.locks, row, message=request.message, listen=listen
+        )
 
     async def verify(self, call: Call, request: p.Verify) -> p.VerifyResult:
         if request.commit is not None and request.session is not None:
             raise Usage("verify takes a commit or a session, not both")
         if request.session is not None:
-            return await verify.session(self._find(call.peer, request.session, request.cwd))
+            return await verify.session(self.register.find(call.peer, request.session, request.cwd))
         if request.commit is not None:
-            row = self._commit_row(call.peer, request.commit)
+            row = self.register.commit_row(call.peer, request.commit)
         else:
             row = undo.newest(self.house, call.peer.uid, request.cwd)
-        return await verify.commit(self.house, self.locks, row)
+        return await verify.commit(self.house, self.register.locks, row)
 
     async def discard(self, call: Call, request: p.Discard) -> p.DiscardResult:
-        session = self._find(call.peer, request.session, request.cwd)
+        session = self.register.find(call.peer, request.session, request.cwd)
         with session.exclusively("a discard"):
             session.enter("discard", ended=time.time(), why="discarded")
             with trio.CancelScope(shield=True):
-                await self._end(session)
+                await self.register.end(session)
         return p.DiscardResult(session=session.id)
-
-    # -- helpers -----------------------------------------------------------------------------
-
-    async def _end(self, session: Session) -> None:
-        """Unmount a session that is over and drop its layer."""
-        await session.close()
-        await trio.to_thread.run_sync(self.house.store.delete_session, session.id)
-        self.sessions.pop(session.id, None)
-
-    async def _forget(self, session: Session, event: Any, *, why: str) -> None:
-        self.sessions.pop(session.id, None)
-        session.enter(event, ended=time.time(), why=why)
-        try:
-            await trio.to_thread.run_sync(self.house.store.delete_session, session.id)
-        except GoexfsError as error:
-            log.warning("layer stays as garbage", session=session.id, error=error.message)
-
-    def _may(self, peer: Peer, row: SessionRow) -> bool:
-        return peer.uid in (0, row.uid)
-
-    def _find(self, peer: Peer, named: str | None, cwd: str | None) -> Session:
-        """The open session that is meant; NotFound, or Denied for another user's."""
-        row = self._row(peer, named, cwd)
-        session = self.sessions.get(row.id)
-        if session is None:
-            raise InvalidState(
-                f"session {row.name} is {row.state}; it has ended",
-                hint="goexfs ls lists open sessions",
-            )
-        return session
-
-    def _row(self, peer: Peer, named: str | None, cwd: str | None) -> SessionRow:
-        if named is None:
-            return self._by_directory(peer, cwd).row
-        live = [s.row for s in self.sessions.values() if named in (s.row.id, s.row.name)]
-        mine = [row for row in live if row.uid == peer.uid] or [
-            row for row in live if self._may(peer, row)
-        ]
-        if len(mine) > 1:
-            raise Usage(f"several sessions are named {display(named)}", hint="use the id")
-        if mine:
-            return mine[0]
-        if any(row.id == named for row in live):
-            raise Denied(f"session {display(named)} belongs to another user")
-        ended = self.house.catalog.session(named)
-        if ended is not None and self._may(peer, ended):
-            return ended
-        raise NotFound(f"there is no session {display(named)}", hint="goexfs ls lists them")
-
-    def _commit_row(self, peer: Peer, named: str) -> CommitRow:
-        row = self.house.catalog.commit(named)
-        if row is None or peer.uid not in (0, row.uid):
-            raise NotFound(
-                f"there is no commit {display(named)}", hint="goexfs log lists a session's commits"
-            )
-        return row
-
-    def _by_directory(self, peer: Peer, cwd: str | None) -> Session:
-        own = [s for s in self.sessions.values() if s.row.uid == peer.uid]
-        fits = [s for s in own if cwd is not None and s.holds(cwd)]
-        if len(fits) == 1:
-            return fits[0]
-        if len(fits) > 1:
-            names = ", ".join(sorted(s.row.name for s in fits))
-            raise Usage(f"several open sessions hold this directory: {names}", hint="use -s")
-        if not own:
-            raise NotFound("you have no open session", hint="open one: goexfs mount DIR")
-        raise NotFound(
-            "no open session holds this directory", hint="name one with -s; goexfs ls lists them"
-        )
-
-    # -- start and end -----------------------------------------------------------------------
-
-    async def reopen(self) -> None:
-        """Serve the sessions that were open when the daemon last ended; drop what is too old."""
-        await retention.prune(self.house, self.locks)
-        for row in self.house.catalog.sessions(frozenset(("open",))):
-            session = Session(self.house, row)
-            self.sessions[row.id] = session
-            try:
-                await self.nursery.start(session.serve)
-                log.info("session is back", session=row.id)
-            except GoexfsError as error:
-                log.warning("session without a view", session=row.id, error=error.message)
-
-    async def close(self) -> None:
-        """Unmount every session; their layers stay for the next start."""
-        async with trio.open_nursery() as nursery:
-            for session in self.sessions.values():
-                nursery.start_soon(session.close)
-
-
-def _account(uid: int) -> tuple[str, str]:
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError:
-        return f"uid{uid}", "/"
-    return entry.pw_name, entry.pw_dir
-
-
-def _plain_name(path: str) -> str:
-    base = path.rstrip("/").rpartition("/")[2]
-    clean = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in base)
-    return clean.lstrip("._-")[:48] or "session"
-
-
-def _new_name(wanted: str | None, otherwise: str, mine: list[Session]) -> str:
-    taken = {session.row.name for session in mine}
-    if wanted is not None and wanted in taken:
-        raise InvalidState(f"you have an open session named {wanted}", hint="choose another name")
-    return wanted or _free_name(otherwise, taken)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"
-
-
-def _root_rows(roots: list[tuple[str, int]]) -> tuple[RootRow, ...]:
-    rows: list[RootRow] = []
-    for path, ino in roots:
-        name = _free_name(_plain_name(path), {row.name for row in rows})
-        rows.append(RootRow(name, path, ino))
-    return tuple(rows)
 
 
 @asynccontextmanager
@@ -745,11 +496,11 @@ async def _progress(call: Call, message: dict[str, Any]) -> None:
 async def open_service(house: House, sandboxes: Sandboxes) -> AsyncIterator[Service]:
     """A service with its former sessions mounted again; everything is unmounted at the end."""
     async with trio.open_nursery() as nursery:
-        service = Service(house, sandboxes, nursery)
-        await service.reopen()
+        register = Register(house, nursery)
+        await register.reopen()
         try:
-            yield service
+            yield Service(house, sandboxes, register)
         finally:
             with trio.CancelScope(shield=True):
-                await service.close()
+                await register.close()
             nursery.cancel_scope.cancel()
