@@ -31,6 +31,7 @@ CALLS = (
 )
 STEP = int(os.environ.get("GOEXFS_TEST_STEP", "13"))
 """Every how many calls the daemon is killed; 1 takes some minutes."""
+MOST = 1000
 
 
 @dataclass
@@ -81,7 +82,11 @@ def killed_at(daemon: Daemon, number: int) -> Iterator[None]:
     finally:
         tracer.terminate()
         tracer.stderr.close()
-        tracer.wait(30)
+        try:
+            tracer.wait(5)
+        except subprocess.TimeoutExpired:  # it waits for a thread of a process that is gone
+            tracer.kill()
+            tracer.wait()
 
 
 def died(daemon: Daemon) -> bool:
@@ -105,9 +110,10 @@ def rounds(stage: Stage, *command: str) -> Iterator[Done]:
         if dead:
             stage.daemon.start()
         yield done
-        if not dead:
-            assert done.status == 0, done
+        if not dead and done.status == 0:
             return
+        # Or else a child was ended in its place: strace counts the calls of each by themselves.
+        assert number < MOST, done
 
 
 def test_killed_in_a_discard(stage: Stage) -> None:
