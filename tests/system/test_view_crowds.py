@@ -218,7 +218,6 @@ def test_parallel_make(base: Path, view: View, ordinary_user: User) -> None:
 
 _WORK = """
 set -eu
-git worktree add -q -b side$1 ../tree$1
 cd ../tree$1
 for n in 1 2 3; do
     echo $n >> file$1; git add file$1; git commit -qm "$1 $n"
@@ -240,8 +239,11 @@ def test_parallel_git(view: View, ordinary_user: User) -> None:
         )
     repo = view.top / "repo"
     _run(ordinary_user, repo, *git, "commit", "-q", "--allow-empty", "-m", "first")
-    as_user(ordinary_user.uid, lambda: _together(repo, 8))
     sides = [f"side{n}" for n in range(8)]
+    for n, side in enumerate(sides):
+        # One after another: git itself reads what another `worktree add` has not written yet.
+        _run(ordinary_user, repo, "git", "worktree", "add", "-q", "-b", side, f"../tree{n}")
+    as_user(ordinary_user.uid, lambda: _together(repo, 8))
     _run(ordinary_user, repo, *git, "merge", "-q", *sides)
     assert _run(ordinary_user, repo, "git", "rev-list", "--count", "--no-merges", "HEAD") == "25\n"
     assert len(_run(ordinary_user, repo, "git", "tag").split()) == 8
