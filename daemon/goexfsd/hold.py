@@ -229,14 +229,10 @@ def view_mounts() -> list[str]:
     """Mount points of all goexfs views: what has the source ``goexfs``, or is a FUSE mount of
     ours below another source."""
     found = []
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            fields, _, rest = line.rstrip(b"\n").partition(b" - ")
-            kind, source = rest.split(b" ")[:2]
-            fuse = kind.startswith(b"fuse") and b"goexfs" in source
-            if fuse or (kind in (b"overlay", b"tmpfs") and source == b"goexfs"):
-                raw = fields.split(b" ")[4]
-                found.append(os.fsdecode(raw.decode("unicode_escape").encode("latin-1")))
+    for point, kind, source in kernel.mounts():
+        fuse = kind.startswith(b"fuse") and b"goexfs" in source
+        if fuse or (kind in (b"overlay", b"tmpfs") and source == b"goexfs"):
+            found.append(point)
     return found
 
 
@@ -262,9 +258,9 @@ def bind_at(place: Place) -> None:
         st = os.fstat(fd)
         if (st.st_ino, st.st_uid) != (place.at_ino, place.at_uid):
             raise ViewFailed(f"the mountpoint {display(place.at)} is not what it was")
-        kernel.mount(
-            str(place.mountpoint), f"/proc/self/fd/{fd}", None, kernel.MS_BIND | kernel.MS_REC, None
-        )
+        # Only the kernel's view of several roots has mounts in it.
+        flags = kernel.MS_BIND | (kernel.MS_REC if place.kernel else 0)
+        kernel.mount(str(place.mountpoint), f"/proc/self/fd/{fd}", None, flags, None)
     except OSError as error:
         raise ViewFailed(
             f"the view cannot be shown at {display(place.at)}: {error.strerror}"

@@ -190,6 +190,16 @@ def umount(target: str | bytes, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), target)
 
 
+def mounts() -> Iterator[tuple[str, bytes, bytes]]:
+    """(mount point, file system type, source) of each mount that this namespace shows."""
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            fields, _, rest = line.rstrip(b"\n").partition(b" - ")
+            kind, source = rest.split(b" ")[:2]
+            raw = fields.split(b" ")[4].decode("unicode_escape").encode("latin-1")
+            yield os.fsdecode(raw), kind, source
+
+
 def peer_groups(fd: int) -> tuple[int, ...]:
     """The supplementary groups of a unix socket's peer (SO_PEERGROUPS), of any number."""
     count = 64

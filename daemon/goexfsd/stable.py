@@ -14,7 +14,6 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 import trio
@@ -125,7 +124,7 @@ def _take(
     store: Store, sid: str, roots: Sequence[Root], opened: Sequence[_Top | None]
 ) -> list[Lower | None]:
     """One snapshot for each subvolume that suits; several roots may lie in one."""
-    mounts = mount_points()
+    mounts = [point for point, _, _ in kernel.mounts()]
     suited: list[_Top | None] = []
     for root, top in zip(roots, opened, strict=True):
         below = any(each.startswith(root.path + "/") for each in mounts)
@@ -140,10 +139,3 @@ def _take(
         None if top is None else Lower(f"{generation}/{places[os.fstat(top.fd).st_dev]}", top.inner)
         for top in suited
     ]
-
-
-def mount_points() -> list[str]:
-    """Where anything is mounted, as this mount namespace shows it."""
-    table = Path("/proc/self/mountinfo").read_bytes()
-    raw = [line.split(b" ")[4] for line in table.splitlines()]
-    return [os.fsdecode(each.decode("unicode_escape").encode("latin-1")) for each in raw]
