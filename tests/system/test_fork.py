@@ -267,14 +267,17 @@ class Model:
                 break
             at = pick % len(self.sessions)
             session, layer = self.sessions.pop(at), self.layers.pop(at)
-            changed = {n for n, c in layer.items() if c != self.content.get(n)}
+            # What is again as it was when the sessions began is no change, whoever else has one.
+            changed = {
+                n for n, c in layer.items() if c not in (began.get(n), self.content.get(n))
+            }
             moved = {n for n in changed if self.content.get(n) != began.get(n)}
             done = self.client.commit(session=session)
             assert {each.path for each in done.conflicts} == moved
             if moved:
                 self.client.discard(session)
             else:
-                self.content.update(layer)
+                self.content.update({n: layer[n] for n in changed})
             assert read(self.base) == {n: c for n, c in self.content.items() if c is not None}
         for session in self.sessions:
             self.client.discard(session)
