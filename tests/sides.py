@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from goexfsd import kernel
+
+
+@contextlib.contextmanager
+def acting(uid: int) -> Iterator[None]:
+    """Do as this user would."""
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 class Side:

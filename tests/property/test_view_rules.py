@@ -19,8 +19,8 @@ from goexfsd.layer.selection import expression
 from goexfsd.view.rules import HIDDEN, MASKED, READ_ONLY, RULED, Rule, Rules
 from goexfsd.worker import Owner
 from manifests import differences, manifest
-from property.test_view_model import PARTS, acting, ops
-from sides import Side
+from property.test_view_model import PARTS, ops
+from sides import Side, acting
 from views import View, create_layer
 
 BITS = {"hidden": HIDDEN, "masked": MASKED, "read_only": READ_ONLY}

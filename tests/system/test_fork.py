@@ -268,9 +268,7 @@ class Model:
             at = pick % len(self.sessions)
             session, layer = self.sessions.pop(at), self.layers.pop(at)
             # What is again as it was when the sessions began is no change, whoever else has one.
-            changed = {
-                n for n, c in layer.items() if c not in (began.get(n), self.content.get(n))
-            }
+            changed = {n for n, c in layer.items() if c not in (began.get(n), self.content.get(n))}
             moved = {n for n in changed if self.content.get(n) != began.get(n)}
             done = self.client.commit(session=session)
             assert {each.path for each in done.conflicts} == moved

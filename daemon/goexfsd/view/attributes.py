@@ -3,6 +3,8 @@
 The disk is not always the truth: a link count leaves out the index and the base names that are
 hidden; an owner or mode that the disk could not be given is in the ledger; in a session of root
 every entry is shown as the sandbox's own.
+
+Answers are the kernel's own structs (``wire.py``); pyfuse3's form of them is made at its edge.
 """
 
 from __future__ import annotations
@@ -10,15 +12,23 @@ from __future__ import annotations
 import os
 import stat
 
-import pyfuse3
-
+from goexfsd.view import wire
 from goexfsd.view.node import Node
 from goexfsd.view.tree import Tree
 
-LIVE = 1.0
+LIVE = 1
 """Seconds that the kernel may rely on what comes from a base that may change."""
-OURS = 1.0e6
+OURS = 1_000_000
 """Seconds that it may rely on what only the view changes."""
+
+_NS = 1_000_000_000
+_BLOCK = 4096
+_U32 = 0xFFFFFFFF
+"""libc's device numbers have the kernel's 32 bits below."""
+_U64 = 0xFFFFFFFFFFFFFFFF
+"""Times before 1970 are negative numbers in 64 bits."""
+_entry = wire.ENTRY_OUT.pack
+_attr = wire.ATTR_OUT.pack
 
 
 class Attributes:
@@ -38,46 +48,93 @@ class Attributes:
         self.squash = squash
         self.base = [OURS if stable else LIVE for stable in tree.stable]
         """Of each root, how long the kernel may rely on what comes from its base."""
-        self.absent = self.base if absence_lasts else [LIVE] * len(self.base)
-        """The same for a name's absence."""
+        lasts = self.base if absence_lasts else [LIVE] * len(self.base)
+        self.absent = [wire.absent(seconds) for seconds in lasts]
+        """Of each root the answer that a name is absent."""
 
-    def entry(self, node: Node, st: os.stat_result, ours: bool) -> pyfuse3.EntryAttributes:
-        """The attributes of a node; ``ours``: the name it was found under is in the upper."""
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = node.id
+    def entry(self, node: Node, st: os.stat_result, ours: bool) -> bytes:
+        """A node as ``fuse_entry_out``; ``ours``: the name it was found under is in the upper."""
+        base = self.base[node.root]
         if not node.upper:
             node.told = (st.st_size, st.st_mtime_ns, st.st_ctime_ns)
-        entry.entry_timeout = OURS if ours else self.base[node.root]
-        entry.attr_timeout = OURS if node.upper else self.base[node.root]
-        entry.st_mode = st.st_mode
-        entry.st_uid = st.st_uid
-        entry.st_gid = st.st_gid
-        entry.st_rdev = st.st_rdev
-        entry.st_size = st.st_size
-        entry.st_blocks = st.st_blocks
-        entry.st_atime_ns = st.st_atime_ns
-        entry.st_mtime_ns = st.st_mtime_ns
-        entry.st_ctime_ns = st.st_ctime_ns
-        if node.kind == stat.S_IFDIR:
-            entry.st_nlink = (
-                self.tree.dir_links(node, st) if node.root >= 0 else 2 + len(self.tree.roots)
-            )
-        elif st.st_nlink > 1 or node.gone or node.indexed:
-            entry.st_nlink = self.links(node, st)
-        ledger = self.ledger
-        if node.upper and (ledger.modes or ledger.owners):
-            self._override(entry, node)
-        if self.squash is not None:
-            entry.st_uid, entry.st_gid = self.squash
-        return entry
+        mode, links, uid, gid = self.shown(node, st)
+        atime, atime_ns = divmod(st.st_atime_ns, _NS)
+        mtime, mtime_ns = divmod(st.st_mtime_ns, _NS)
+        ctime, ctime_ns = divmod(st.st_ctime_ns, _NS)
+        return _entry(
+            node.id,
+            0,
+            OURS if ours else base,
+            OURS if node.upper else base,
+            0,
+            0,
+            node.id,
+            st.st_size,
+            st.st_blocks,
+            atime & _U64,
+            mtime & _U64,
+            ctime & _U64,
+            atime_ns,
+            mtime_ns,
+            ctime_ns,
+            mode,
+            links,
+            uid,
+            gid,
+            st.st_rdev & _U32,
+            _BLOCK,
+            0,
+        )
 
-    def _override(self, entry: pyfuse3.EntryAttributes, node: Node) -> None:
-        mode = self.ledger.modes.get(node.upper_ino)
-        if mode is not None:
-            entry.st_mode = (entry.st_mode & ~0o700) | (mode & 0o700)
-        owner = self.ledger.owners.get(node.upper_ino)
-        if owner is not None:
-            entry.st_uid, entry.st_gid = owner
+    def attr(self, node: Node, st: os.stat_result) -> bytes:
+        """A node's attributes as ``fuse_attr_out``."""
+        if not node.upper:
+            node.told = (st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        mode, links, uid, gid = self.shown(node, st)
+        atime, atime_ns = divmod(st.st_atime_ns, _NS)
+        mtime, mtime_ns = divmod(st.st_mtime_ns, _NS)
+        ctime, ctime_ns = divmod(st.st_ctime_ns, _NS)
+        return _attr(
+            OURS if node.upper else self.base[node.root],
+            0,
+            0,
+            node.id,
+            st.st_size,
+            st.st_blocks,
+            atime & _U64,
+            mtime & _U64,
+            ctime & _U64,
+            atime_ns,
+            mtime_ns,
+            ctime_ns,
+            mode,
+            links,
+            uid,
+            gid,
+            st.st_rdev & _U32,
+            _BLOCK,
+            0,
+        )
+
+    def shown(self, node: Node, st: os.stat_result) -> tuple[int, int, int, int]:
+        """What is not simply the disk's: mode, link count, owner and group."""
+        mode, links, uid, gid = st.st_mode, st.st_nlink, st.st_uid, st.st_gid
+        if node.kind == stat.S_IFDIR:
+            root = node.root < 0
+            links = 2 + len(self.tree.roots) if root else self.tree.dir_links(node, st)
+        elif links > 1 or node.gone or node.indexed:
+            links = self.links(node, st)
+        if node.upper:
+            ledger = self.ledger
+            if ledger.modes:
+                true = ledger.modes.get(node.upper_ino)
+                if true is not None:
+                    mode = (mode & ~0o700) | (true & 0o700)
+            if ledger.owners:
+                uid, gid = ledger.owners.get(node.upper_ino, (uid, gid))
+        if self.squash is not None:
+            uid, gid = self.squash
+        return mode, links, uid, gid
 
     def links(self, node: Node, st: os.stat_result) -> int:
         """How many names a file has in the view."""

@@ -9,28 +9,33 @@ handle); the caller's flags O_APPEND, O_DIRECT and O_SYNC are the kernel's busin
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Callable
 
-import pyfuse3
-from pyfuse3 import FileInfo, RequestContext
+from pyfuse3 import FileInfo
 
 from goexfsd.layer.copyup import open_base
-from goexfsd.layer.quota import BLOCK
+from goexfsd.layer.quota import BLOCK, Quota
 from goexfsd.layer.writer import fd_path
-from goexfsd.view.handling import State, handler, in_thread
+from goexfsd.view.handling import Context, State, handler, in_thread
 from goexfsd.view.node import Node
 
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
 
 
+def as_opened(done: tuple[int, bool]) -> FileInfo:
+    return FileInfo(fh=done[0], keep_cache=done[1])
+
+
 class Data(State):
     """open … release."""
 
-    @handler
-    def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+    @functools.partial(handler, answer=as_opened)
+    def open(self, inode: int, flags: int, ctx: Context) -> tuple[int, bool]:
+        """The handle, and whether the pages that the kernel has of the file are good."""
         node = self.known(inode)
         kills = ctx.uid != 0 and self.tree.layer.privileged
         if flags & os.O_TRUNC:
@@ -45,16 +50,20 @@ class Data(State):
                 layer.reads.note(node.key, self.tree.lower_file(node), os.fstat(node.fd))
         node.opens += 1
         same = node.upper or self.tree.stable[node.root] or self._is_as_read(node)
-        return FileInfo(fh=node.id << 1 | kills, keep_cache=same)
+        return node.id << 1 | kills, same
 
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
+        return os.pread(self.readable(fh).fd, size, off)
+
+    def readable(self, fh: int) -> Node:
+        """The node of a handle, about to be read from."""
         node = self.known(fh >> 1)
         if not node.readable:
             self._need(node, reading=True, writing=False)
         if not node.upper and not self.tree.stable[node.root]:
             self._is_as_read(node)
-        return os.pread(node.fd, size, off)
+        return node
 
     def _is_as_read(self, node: Node) -> bool:
         """Whether a live base file is what the kernel knows of it, and read its pages from.
@@ -67,34 +76,37 @@ class Data(State):
         was, node.version = node.version, version
         if version == node.told and was in (None, version):
             return True
-        pyfuse3.invalidate_inode(node.id, attr_only=True)
+        self.forget_attributes(node.id)
         return False
 
     @handler
     def write(self, fh: int, off: int, buf: bytes) -> int:
-        node = self.known(fh >> 1)
+        return self.put(fh >> 1, off, buf, kills=bool(fh & 1))
+
+    def put(self, inode: int, off: int, buf: bytes | memoryview, *, kills: bool) -> int:
+        """Write into a file; ``kills``: the writer may not leave set-id bits on it."""
+        node = self.known(inode)
         if not node.writable:
             self._need(node, reading=False, writing=True)
-        self.tree.layer.changes += 1
-        if self.tree.layer.quota is not None:
-            return self._counted_write(node, off, buf, drops=fh & 1)
-        done = os.pwrite(node.fd, buf, off)
-        while done < len(buf):
-            done += os.pwrite(node.fd, buf[done:], off + done)
-        if fh & 1:
+        layer = self.tree.layer
+        layer.changes += 1
+        if layer.quota is not None:
+            done = self._counted_write(node, off, buf, layer.quota)
+        else:
+            done = os.pwrite(node.fd, buf, off)
+            while done < len(buf):
+                done += os.pwrite(node.fd, buf[done:], off + done)
+        if kills and layer.privileged:  # else the disk did it
             self.drop_set_ids(node)
         return done
 
-    def _counted_write(self, node: Node, off: int, buf: bytes, drops: int) -> int:
+    @staticmethod
+    def _counted_write(node: Node, off: int, buf: bytes | memoryview, quota: Quota) -> int:
         """A write where the layer's growth is limited."""
-        quota = self.tree.layer.quota
-        assert quota is not None
         quota.want_write(node.fd, len(buf), off)
         before = os.fstat(node.fd).st_blocks
         done = os.pwrite(node.fd, buf, off)
         quota.spend((os.fstat(node.fd).st_blocks - before) * BLOCK)
-        if drops:
-            self.drop_set_ids(node)
         return done
 
     @handler

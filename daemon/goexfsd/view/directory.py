@@ -3,31 +3,47 @@
 An open directory lists the names that were there when it was opened or rewound; an offset is a
 position in that list, so it stays good however the directory changes: no entry comes twice, and
 none is lost that stood throughout.  What has vanished since is left out.
+
+The kernel may keep what a directory held, and list it again without asking, as long as
+``as_listed`` says so when it is opened: what the session changes in it the kernel sees itself,
+and what others change in a live base shows within a second.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import pyfuse3
-from pyfuse3 import EntryAttributes, ReaddirToken, RequestContext
+from pyfuse3 import ReaddirToken
 
-from goexfsd.view.handling import handler, in_thread
+from goexfsd.layer.copyup import open_base
+from goexfsd.layer.writer import fd_path
+from goexfsd.view import wire
+from goexfsd.view.handling import Context, as_entry, handler, in_thread
 from goexfsd.view.metadata import Metadata
-from goexfsd.view.node import Node
+from goexfsd.view.node import Held, Node, base_number
+from goexfsd.view.places import FRESH_NS
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_ENTRY = bytes(wire.ENTRY_OUT.size)
+_DIRECTORY, _FILE, _LINK = 4, 8, 10  # DT_DIR, DT_REG, DT_LNK
+
+Told = tuple[bytes, int, int]
+"""An ``entry_out``, an inode number and a type (DT_*)."""
 
 
 class Listing:
     """One open directory."""
 
-    __slots__ = ("names", "node")
+    __slots__ = ("names", "node", "types")
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.names: list[bytes] | None = None
+        self.types: dict[bytes, tuple[int, int]] | None = None
+        """Of a directory that may be read and not entered: each name's number and type."""
 
 
 class Directories(Metadata):
@@ -39,7 +55,7 @@ class Directories(Metadata):
         self._next_listing = 1
 
     @handler
-    def opendir(self, inode: int, ctx: RequestContext) -> int:
+    def opendir(self, inode: int, ctx: Context) -> int:
         node = self.known(inode)
         if not node.gone:
             self.tree.merged_fd(node)  # an ESTALE is seen here: the kernel looks up again
@@ -49,38 +65,68 @@ class Directories(Metadata):
         node.opens += 1
         return number
 
-    @handler
-    def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        listing = self.listings[fh]
-        if listing.names is None or start_id == 0:
-            listing.names = [b".", b"..", *self.tree.names(listing.node)]
-        names = listing.names
-        for at in range(start_id, len(names)):
-            if not self._tell(listing.node, names[at], token, at + 1):
-                break
+    # -- what the kernel may keep ------------------------------------------------------------------
 
-    def _tell(self, node: Node, name: bytes, token: ReaddirToken, following: int) -> bool:
-        """One entry into the reply; False if it did not fit."""
+    def as_listed(self, node: Node) -> bool:
+        """Whether a directory still holds what the kernel was last told that it does."""
+        listed = node.listed
+        if listed is None or node.gone:
+            return False
+        lives = node.lower and not self.tree.stable[node.root]
+        if lives and time.monotonic_ns() - listed.when >= FRESH_NS:
+            return False
+        return self._held(node) == listed.parts
+
+    def _held(self, node: Node) -> tuple[int, ...]:
+        """What tells one state of a directory from another."""
+        parts: tuple[int, ...] = ()
+        if node.upper:
+            st = os.fstat(self.tree.upper_fd(node))
+            parts = (st.st_ino, st.st_mtime_ns, st.st_ctime_ns)
+        at = self.tree.merged_fd(node)
+        if at >= 0:
+            st = os.fstat(at)
+            parts += (st.st_dev, st.st_ino, st.st_mtime_ns, st.st_ctime_ns)
+        return parts
+
+    def listed(self, listing: Listing, offset: int) -> list[bytes]:
+        """The names of an open directory, looked at anew from its beginning."""
+        node = listing.node
+        if listing.names is None or offset == 0:
+            listing.types = None
+            when = time.monotonic_ns()
+            held = () if node.gone or node.root < 0 else self._held(node)
+            listing.names = [b".", b"..", *self.tree.names(node)]
+            node.listed = Held(when, held)
+        return listing.names
+
+    # -- entries -----------------------------------------------------------------------------------
+
+    def told_of(self, listing: Listing, name: bytes) -> Told | None:
+        """What the kernel is told of one name, which it then knows; None if it is gone."""
+        node = listing.node
+        if listing.types is None:
+            try:
+                found = self._look(node, name)
+            except PermissionError:
+                listing.types = self._types(node)
+            else:
+                if found is None:
+                    return None
+                child, entry = found
+                if entry is not _NO_ENTRY:
+                    child.lookups += 1
+                return entry, child.id, child.kind >> 12
+        number, kind = listing.types.get(name, (1, 0))
+        return _NO_ENTRY, number, kind
+
+    def _look(self, node: Node, name: bytes) -> tuple[Node, bytes] | None:
+        """An entry of a directory that may be read, but perhaps not entered."""
         if name in (b".", b".."):
-            one = node if name == b"." else node.parent or node
-            entry = self.attributes.entry(one, self.status(one), False)
-            return pyfuse3.readdir_reply(token, name, entry, following)
+            return node if name == b"." else node.parent or node, _NO_ENTRY
         if node.root < 0:
             child = next(root for root in self.tree.roots if root.name == name)
-            entry = self.attributes.entry(child, self.status(child), True)
-        else:
-            found = self._look(node, name)
-            if found is None:
-                return True
-            child, entry = found
-        if pyfuse3.readdir_reply(token, name, entry, following):
-            child.lookups += 1
-            return True
-        self.tree.table.collect(child)
-        return False
-
-    def _look(self, node: Node, name: bytes) -> tuple[Node, EntryAttributes] | None:
-        """An entry of a directory that may be read, but perhaps not entered."""
+            return child, self.attributes.entry(child, self.status(child), True)
         try:
             return self._child(node, name)
         except PermissionError:
@@ -89,7 +135,7 @@ class Directories(Metadata):
             with self.tree.lent(node):
                 return self._child(node, name)
 
-    def _child(self, node: Node, name: bytes) -> tuple[Node, EntryAttributes] | None:
+    def _child(self, node: Node, name: bytes) -> tuple[Node, bytes] | None:
         found = self.tree.find(node, name)
         if found is None:
             return None
@@ -98,6 +144,44 @@ class Directories(Metadata):
         if child.upper != upper:
             st = self.tree.status(child)
         return child, self.attributes.entry(child, st, upper)
+
+    def _types(self, node: Node) -> dict[bytes, tuple[int, int]]:
+        """Number and type of each entry, as far as reading the base directory tells."""
+        fd = open_base(fd_path(self.tree.merged_fd(node)), None, _LIST)
+        found = {}
+        try:
+            dev = os.fstat(fd).st_dev
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    key = (node.root, dev, entry.inode())
+                    number = base_number(key, self.tree.root_devs[node.root])
+                    found[os.fsencode(entry.name)] = number, _type(entry)
+        finally:
+            os.close(fd)
+        return found
+
+    @handler
+    def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        listing = self.listings[fh]
+        names = self.listed(listing, start_id)
+        for at in range(start_id, len(names)):
+            if not self._tell(listing, names[at], token, at + 1):
+                break
+
+    def _tell(self, listing: Listing, name: bytes, token: ReaddirToken, following: int) -> bool:
+        """One entry into pyfuse3's reply; False if it did not fit."""
+        found = self._look(listing.node, name)
+        if found is None:
+            return True
+        child, packed = found
+        if packed is _NO_ENTRY:
+            packed = self.attributes.entry(child, self.status(child), False)
+            return pyfuse3.readdir_reply(token, name, as_entry(packed), following)
+        if pyfuse3.readdir_reply(token, name, as_entry(packed), following):
+            child.lookups += 1
+            return True
+        self.tree.table.collect(child)
+        return False
 
     @handler
     def releasedir(self, fh: int) -> None:
@@ -112,3 +196,15 @@ class Directories(Metadata):
             return lambda: None
         fd = os.open(b".", _LIST, dir_fd=self.tree.upper_fd(node))
         return self._syncing(fd, datasync)
+
+
+def _type(entry: os.DirEntry[str]) -> int:
+    """DT_*, where the directory itself says it; 0 is unknown."""
+    try:
+        if entry.is_symlink():
+            return _LINK
+        if entry.is_dir(follow_symlinks=False):
+            return _DIRECTORY
+        return _FILE if entry.is_file(follow_symlinks=False) else 0
+    except OSError:
+        return 0

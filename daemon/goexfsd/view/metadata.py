@@ -13,13 +13,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pyfuse3 import EntryAttributes, RequestContext, SetattrFields, StatvfsData
+from pyfuse3 import EntryAttributes, SetattrFields, StatvfsData
 
 from goexfsd.layer.format import ACCESS_ACL, acl_with_mode, escape_xattr, unescape_xattr
 from goexfsd.layer.origins import NOTHING, Kind
 from goexfsd.layer.quota import Quota
 from goexfsd.view.data import Data
-from goexfsd.view.handling import handler
+from goexfsd.view.handling import Context, attr_handler, handler
 from goexfsd.view.names import Names
 from goexfsd.view.node import Node
 
@@ -32,20 +32,20 @@ _NOW_NS = 100_000_000
 class Metadata(Names, Data):
     """getattr … statfs."""
 
-    @handler
-    def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+    @attr_handler
+    def getattr(self, inode: int, ctx: Context) -> bytes:
         node = self.known(inode)
-        return self.attributes.entry(node, self.status(node), True)
+        return self.attributes.attr(node, self.status(node))
 
-    @handler
+    @attr_handler
     def setattr(
         self,
         inode: int,
         attr: EntryAttributes,
         fields: SetattrFields,
         fh: int | None,
-        ctx: RequestContext,
-    ) -> EntryAttributes:
+        ctx: Context,
+    ) -> bytes:
         node = self.known(inode)
         if node.root < 0:
             raise OSError(errno.EPERM, "the directory of roots is fixed")
@@ -56,15 +56,15 @@ class Metadata(Names, Data):
             self.truncate(node, attr.st_size, kills)
         if uid != -1 or gid != -1:
             self._chown(node, uid, gid)
+        elif fields.update_uid or fields.update_gid:
+            self._given_to_whom_it_was(node)
         if fields.update_mode:
             self._chmod(node, stat.S_IMODE(attr.st_mode))
         if fields.update_atime or fields.update_mtime:
             self._set_times(node, attr, fields)
-        return self.attributes.entry(node, self.status(node), True)
+        return self.attributes.attr(node, self.status(node))
 
-    def _ids(
-        self, attr: EntryAttributes, fields: SetattrFields, ctx: RequestContext
-    ) -> tuple[int, int]:
+    def _ids(self, attr: EntryAttributes, fields: SetattrFields, ctx: Context) -> tuple[int, int]:
         """The owner to set, -1 for what stays.  Where the view squashes owners, giving an
         entry to whom it shows already is nothing."""
         uid = attr.st_uid if fields.update_uid else -1
@@ -74,6 +74,12 @@ class Metadata(Names, Data):
         if uid not in (-1, self.squash[0]) or gid not in (-1, self.squash[1]):
             raise OSError(errno.EPERM, "owners cannot be changed from the sandbox")
         return -1, -1
+
+    def _given_to_whom_it_was(self, node: Node) -> None:
+        """What a chown takes away all the same."""
+        if node.kind == stat.S_IFREG and self.status(node).st_mode & (stat.S_ISUID | stat.S_ISGID):
+            self.changer.copy_up(node)
+            self.drop_set_ids(node)
 
     def _chmod(self, node: Node, mode: int) -> None:
         self.changer.copy_up(node)
@@ -119,7 +125,7 @@ class Metadata(Names, Data):
             os.utime(name, ns=(atime, mtime), dir_fd=at, follow_symlinks=False)
 
     @handler
-    def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+    def readlink(self, inode: int, ctx: Context) -> bytes:
         node = self.known(inode)
         if node.gone:
             return os.readlink(b"", dir_fd=node.fd)
@@ -129,7 +135,7 @@ class Metadata(Names, Data):
     # -- extended attributes -----------------------------------------------------------------------
 
     @handler
-    def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+    def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:
         node = self.known(inode)
         if node.plain and name == CAPABILITY:
             raise OSError(errno.ENODATA, "no such attribute")
@@ -155,7 +161,7 @@ class Metadata(Names, Data):
         return value
 
     @handler
-    def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+    def listxattr(self, inode: int, ctx: Context) -> Sequence[bytes]:
         node = self.known(inode)
         if node.root < 0:
             return []
@@ -166,7 +172,7 @@ class Metadata(Names, Data):
         return [name for stored in names if (name := unescape_xattr(stored)) is not None]
 
     @handler
-    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Context) -> None:
         node = self._for_xattr(inode, name)
         path, follow = self.tree.path(node)
         if self.tree.layer.quota is not None:
@@ -179,7 +185,7 @@ class Metadata(Names, Data):
         self._forget_xattrs(node)
 
     @handler
-    def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+    def removexattr(self, inode: int, name: bytes, ctx: Context) -> None:
         node = self.known(inode)
         try:
             self._get(node, name)
@@ -208,7 +214,7 @@ class Metadata(Names, Data):
         node.plain = False
 
     @handler
-    def statfs(self, ctx: RequestContext) -> StatvfsData:
+    def statfs(self, ctx: Context) -> StatvfsData:
         found = os.fstatvfs(self.tree.layer.fd)
         told = StatvfsData()
         told.f_bsize, told.f_frsize = found.f_bsize, found.f_frsize

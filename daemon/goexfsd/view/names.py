@@ -7,18 +7,23 @@ into requests and replies, and the caller's credentials and umask are applied.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Sequence
 
-from pyfuse3 import EntryAttributes, FileInfo, RequestContext
+from pyfuse3 import EntryAttributes, FileInfo
 
 from goexfsd.layer.format import owner_needs
-from goexfsd.view.handling import State, handler
+from goexfsd.view.handling import Context, State, as_entry, entry_handler, handler
 from goexfsd.view.node import TOP, Node
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
+
+
+def _as_created(done: tuple[int, bytes]) -> tuple[FileInfo, EntryAttributes]:
+    return FileInfo(fh=done[0], keep_cache=True), as_entry(done[1])
 
 
 class Names(State):
@@ -26,8 +31,8 @@ class Names(State):
 
     # -- finding -------------------------------------------------------------------------------
 
-    @handler
-    def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+    @entry_handler
+    def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> bytes:
         parent = self.known(parent_inode)
         if name == b".":
             return self.reply(parent, None, ours=False)
@@ -39,20 +44,17 @@ class Names(State):
             raise OSError(errno.ENAMETOOLONG, "name too long")
         found = self.tree.find(parent, name)
         if found is None:
-            absent = EntryAttributes()
-            absent.st_ino = 0
-            absent.entry_timeout = self.attributes.absent[parent.root]
-            return absent
+            return self.attributes.absent[parent.root]
         st, upper = found
         return self.reply(self.tree.node(parent, name, st, upper), st, ours=upper)
 
-    def _lookup_root(self, name: bytes) -> EntryAttributes:
+    def _lookup_root(self, name: bytes) -> bytes:
         for node in self.tree.roots:
             if node.name == name:
                 return self.reply(node, None, ours=True)
         raise OSError(errno.ENOENT, "no such root")
 
-    def reply(self, node: Node, st: os.stat_result | None, *, ours: bool) -> EntryAttributes:
+    def reply(self, node: Node, st: os.stat_result | None, *, ours: bool) -> bytes:
         """The answer that lets the kernel know a node: it will have to forget it."""
         if st is None or node.upper != ours:
             st = self.status(node)  # found by a base name, but copied up
@@ -70,28 +72,32 @@ class Names(State):
         return os.stat_result((stat.S_IFDIR | 0o555, *st[1:]), named)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        table = self.tree.table
         for inode, count in inode_list:
-            node = table.by_id.get(inode)
-            if node is None:
-                continue
-            node.lookups -= count
-            if node.lookups <= 0 and inode != TOP:
-                node.lookups = 0
-                table.collect(node)
-        if table.dropped:
+            self.forget_one(inode, count)
+        if self.tree.table.dropped:
             self.tree.tidy()
+
+    def forget_one(self, inode: int, count: int) -> None:
+        """The kernel has forgotten so many of its lookups."""
+        table = self.tree.table
+        node = table.by_id.get(inode)
+        if node is None:
+            return
+        node.lookups -= count
+        if node.lookups <= 0 and inode != TOP:
+            node.lookups = 0
+            table.collect(node)
 
     # -- creating --------------------------------------------------------------------------------
 
-    def _mode(self, parent: Node, mode: int, ctx: RequestContext) -> int:
+    def _mode(self, parent: Node, mode: int, ctx: Context) -> int:
         """The mode for a new entry: a default ACL stands in for the umask."""
         self.changer.make_upper(parent)
         if self.changer.default_acl(parent) is not None:
             return mode
         return mode & ~ctx.umask
 
-    def _owner(self, parent: Node, ctx: RequestContext) -> tuple[int, int] | None:
+    def _owner(self, parent: Node, ctx: Context) -> tuple[int, int] | None:
         """Whom a new entry is to be given to; None: it is the worker's own."""
         if not self.tree.layer.privileged:
             return None
@@ -111,16 +117,16 @@ class Names(State):
         if self._lent(mode) & ~mode:
             self.tree.layer.stand(parent.root, self.tree.upper_fd(parent), name, mode)
 
-    def _made(self, parent: Node, name: bytes) -> EntryAttributes:
+    def _made(self, parent: Node, name: bytes) -> bytes:
         """The answer for an entry that was just created."""
         self.tree.layer.changes += 1
         st = os.stat(name, dir_fd=self.tree.upper_fd(parent), follow_symlinks=False)
         return self.reply(self.tree.node(parent, name, st, True), st, ours=True)
 
-    @handler
+    @functools.partial(handler, answer=_as_created)
     def create(
-        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
-    ) -> tuple[FileInfo, EntryAttributes]:
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context
+    ) -> tuple[int, bytes]:
         parent = self.known(parent_inode)
         self.changer.may_create(parent, name)
         mode = self._mode(parent, stat.S_IMODE(mode), ctx)
@@ -142,17 +148,15 @@ class Names(State):
         node.fd, node.readable, node.writable, node.opens = fd, True, True, 1
         entry = self.attributes.entry(node, st, True)
         node.lookups += 1
-        return FileInfo(fh=self.handle(node, ctx), keep_cache=True), entry
+        return self.handle(node, ctx), entry
 
-    def handle(self, node: Node, ctx: RequestContext) -> int:
+    def handle(self, node: Node, ctx: Context) -> int:
         """A file handle: the node's number, and whether writes take away set-id bits (in a
         session of root the disk would not, for the worker is root)."""
         return node.id << 1 | (ctx.uid != 0 and self.tree.layer.privileged)
 
-    @handler
-    def mknod(
-        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
-    ) -> EntryAttributes:
+    @entry_handler
+    def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context) -> bytes:
         parent = self.known(parent_inode)
         self.changer.may_create(parent, name)
         if stat.S_ISCHR(mode) and rdev == 0:
@@ -171,10 +175,8 @@ class Names(State):
         self._withhold(parent, name, mode)
         return self._made(parent, name)
 
-    @handler
-    def mkdir(
-        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
-    ) -> EntryAttributes:
+    @entry_handler
+    def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Context) -> bytes:
         parent = self.known(parent_inode)
         self.changer.may_create(parent, name)
         mode = self._mode(parent, stat.S_IMODE(mode), ctx)
@@ -190,10 +192,8 @@ class Names(State):
         self._withhold(parent, name, stat.S_IFDIR | mode)
         return self._made(parent, name)
 
-    @handler
-    def symlink(
-        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
+    @entry_handler
+    def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Context) -> bytes:
         parent = self.known(parent_inode)
         self.changer.may_create(parent, name)
         self.changer.make_upper(parent)
@@ -207,10 +207,8 @@ class Names(State):
         self.changer.create(parent, name, make)
         return self._made(parent, name)
 
-    @handler
-    def link(
-        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
+    @entry_handler
+    def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context) -> bytes:
         node, parent = self.known(inode), self.known(new_parent_inode)
         self.changer.link(node, parent, new_name)
         self.tree.layer.changes += 1
@@ -219,12 +217,12 @@ class Names(State):
     # -- removing and renaming -------------------------------------------------------------------
 
     @handler
-    def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+    def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         self.changer.remove(self.known(parent_inode), name, directory=False)
         self.tree.layer.changes += 1
 
     @handler
-    def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+    def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         self.changer.remove(self.known(parent_inode), name, directory=True)
         self.tree.layer.changes += 1
 
@@ -236,7 +234,7 @@ class Names(State):
         parent_inode_new: int,
         name_new: bytes,
         flags: int,
-        ctx: RequestContext,
+        ctx: Context,
     ) -> None:
         parent, to = self.known(parent_inode_old), self.known(parent_inode_new)
         self.changer.rename(parent, name_old, to, name_new, flags)

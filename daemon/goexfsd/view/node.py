@@ -40,6 +40,15 @@ class Aside:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a directory held when it was last listed."""
+
+    when: int
+    """Monotonic ns."""
+    parts: tuple[int, ...]
+
+
 class Node:
     """One file or directory.
 
@@ -56,6 +65,7 @@ class Node:
         "indexed",
         "key",
         "kind",
+        "listed",
         "lookups",
         "lower",
         "lower_fd",
@@ -115,6 +125,8 @@ class Node:
         """How many more subdirectories a directory has than its lower part; None: not counted."""
         self.plain = False
         """A file known to have no capabilities (the kernel asks before each write)."""
+        self.listed: Held | None = None
+        """Of a directory, what the kernel may have kept of it."""
         self.times = 0
         """When the lower part of a merged directory was last looked at (monotonic ns)."""
         self.told: Version = (0, 0, 0)

@@ -5,8 +5,8 @@ its name, in the new layer.  What is the same entry there (the same inode number
 is now; everything else is gone, and a later lookup finds a new node.  An open file whose bytes
 lie in the old layer keeps them: it has lost its name, like a deleted one.
 
-``forget_kernel`` then makes the kernel ask again.  It must not run in the task that answers
-requests (see pyfuse3's ``invalidate_entry``), so it is for a thread.
+``forget_kernel`` then makes the kernel ask again.  A notification may wait for the answer to a
+request, so it must not come from the task that answers: it is for a thread.
 """
 
 from __future__ import annotations
@@ -15,21 +15,17 @@ import contextlib
 import errno
 import os
 import stat
-import struct
 import time
-
-import pyfuse3
 
 from goexfsd.layer.copyup import open_base
 from goexfsd.layer.writer import Layer
+from goexfsd.view import wire
 from goexfsd.view.attributes import LIVE
 from goexfsd.view.copier import same_version
 from goexfsd.view.node import TOP, Node
 from goexfsd.view.places import DIRECTORY
 from goexfsd.view.tree import Tree
 
-_NOTIFY = struct.Struct("<IiQ")
-_INC_EPOCH = 8  # FUSE_NOTIFY_INC_EPOCH, Linux 6.16
 _UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Asked = list[tuple[int, int, bytes]]
@@ -174,11 +170,11 @@ def forget_kernel(fuse_fd: int, told: Asked) -> None:
     for inode, parent, name in told:
         with contextlib.suppress(OSError):
             if not names_gone:
-                pyfuse3.invalidate_entry(parent, name)
+                os.write(fuse_fd, wire.inval_entry(parent, name))
         with contextlib.suppress(OSError):
-            pyfuse3.invalidate_inode(inode)
+            os.write(fuse_fd, wire.inval_inode(inode))
     with contextlib.suppress(OSError):
-        pyfuse3.invalidate_inode(TOP)
+        os.write(fuse_fd, wire.inval_inode(TOP))
     if not names_gone:
         time.sleep(LIVE)
 
@@ -186,7 +182,7 @@ def forget_kernel(fuse_fd: int, told: Asked) -> None:
 def next_epoch(fuse_fd: int) -> bool:
     """Make the kernel look every name up again; False if it does not know how."""
     try:
-        os.write(fuse_fd, _NOTIFY.pack(_NOTIFY.size, _INC_EPOCH, 0))
+        os.write(fuse_fd, wire.inc_epoch())
     except OSError as error:
         if error.errno in _UNKNOWN:
             return False

@@ -16,20 +16,22 @@ Views without rules use none of this.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields
+from pyfuse3 import EntryAttributes, SetattrFields
 
 from goexfsd import kernel
 from goexfsd.layer.writer import Layer
 from goexfsd.view.attributes import Attributes
 from goexfsd.view.changer import Changer
 from goexfsd.view.copier import fail
+from goexfsd.view.data import as_opened
 from goexfsd.view.directory import Directories
-from goexfsd.view.handling import handler
+from goexfsd.view.handling import Context, attr_handler, handler
 from goexfsd.view.node import Node
 from goexfsd.view.places import DIRECTORY
 from goexfsd.view.rules import HIDDEN, MASKED, RULED, Rule, Rules
@@ -130,15 +132,18 @@ class RuledAttributes(Attributes):
 
     tree: RuledTree
 
-    def entry(self, node: Node, st: os.stat_result, ours: bool) -> EntryAttributes:
+    def entry(self, node: Node, st: os.stat_result, ours: bool) -> bytes:
         if not (node.gone and self.tree.is_masked(node)):
             return super().entry(node, st, ours)
-        entry = super().entry(node, os.fstat(self.tree.void), False)
-        directory = node.kind == DIRECTORY
-        entry.st_mode = node.kind | (0o555 if directory else 0o444)
-        entry.st_nlink = 2 if directory else 1
-        entry.st_size = entry.st_blocks = 0
-        return entry
+        return super().entry(node, os.fstat(self.tree.void), False)
+
+    def shown(self, node: Node, st: os.stat_result) -> tuple[int, int, int, int]:
+        if not (node.gone and self.tree.is_masked(node)):
+            return super().shown(node, st)
+        owner = self.squash or (st.st_uid, st.st_gid)
+        if node.kind == DIRECTORY:
+            return DIRECTORY | 0o555, 2, *owner
+        return node.kind | 0o444, 1, *owner
 
 
 class RuledChanger(Changer):
@@ -204,24 +209,24 @@ class Ruled(Directories):
 
     changer: RuledChanger
 
-    @handler
-    def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+    @functools.partial(handler, answer=as_opened)
+    def open(self, inode: int, flags: int, ctx: Context) -> tuple[int, bool]:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self.changer.may_change(self.known(inode))
-        return cast(FileInfo, Directories.open.__wrapped__(self, inode, flags, ctx))
+        return cast(tuple[int, bool], Directories.open.__wrapped__(self, inode, flags, ctx))
 
-    @handler
+    @attr_handler
     def setattr(
         self,
         inode: int,
         attr: EntryAttributes,
         fields: SetattrFields,
         fh: int | None,
-        ctx: RequestContext,
-    ) -> EntryAttributes:
+        ctx: Context,
+    ) -> bytes:
         self.changer.may_change(self.known(inode))
         done = Directories.setattr.__wrapped__(self, inode, attr, fields, fh, ctx)
-        return cast(EntryAttributes, done)
+        return cast(bytes, done)
 
     def _for_xattr(self, inode: int, name: bytes) -> Node:
         self.changer.may_change(self.known(inode))

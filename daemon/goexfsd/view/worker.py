@@ -13,6 +13,7 @@ import gc
 import logging
 import os
 import resource
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from multiprocessing.reduction import recv_handle
@@ -24,8 +25,8 @@ import trio
 from goexfs.errors import GoexfsError, Internal, Usage
 from goexfsd.layer.quota import Quota
 from goexfsd.layer.writer import Layer
-from goexfsd.view import reading
-from goexfsd.view.directory import Directories
+from goexfsd.view.direct import Direct
+from goexfsd.view.lane import Lane, inner_pair
 from goexfsd.view.mount import mount
 from goexfsd.view.rewind import forget_kernel, next_epoch
 from goexfsd.view.ruled import Ruled, RuledTree
@@ -37,10 +38,11 @@ log = logging.getLogger("goexfsd.view")
 _OPEN_FILES = 1 << 20
 
 
-class View(Directories):
+class View(Direct):
     """All handlers together."""
 
-    fuse_fd: int
+    inner: socket.socket
+    """Our end of what pyfuse3 serves."""
 
 
 class RuledView(Ruled, View):
@@ -56,8 +58,8 @@ def prepare(spec: WorkerSpec) -> None:
     _raise_limit()
     _view = RuledView() if spec.options.get("rules") else View()
     _view.fuse_fd = mount(spec)
-    reading.install()
-    pyfuse3.init(_view, f"/dev/fd/{_view.fuse_fd}", set())
+    theirs, _view.inner = inner_pair()
+    pyfuse3.init(_view, f"/dev/fd/{theirs}", set())
 
 
 def _raise_limit() -> None:
@@ -109,27 +111,16 @@ class Commands:
 
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._answer_kernel)
+            view = self.view
+            direct = bool(self.worker.spec.options.get("lane", True))
+            lane = Lane(view, view.fuse_fd, view.inner, direct=direct)
+            nursery.start_soon(lane.serve)
             await trio.lowlevel.checkpoint()
             self.worker.send({"event": "ready"})
             await self._obey()
             nursery.cancel_scope.cancel()
         self.view.tree.layer.write_back()
         self.view.tree.layer.sync_records()
-
-    async def _answer_kernel(self) -> None:
-        while await self._answer_for_a_while():
-            pass
-
-    async def _answer_for_a_while(self) -> bool:
-        """Serve requests; True if a request was taken back (its process was killed) just
-        before it was read.  Then the read, which must not block, fails, and main with it."""
-        taken_back = False
-        try:
-            await pyfuse3.main()
-        except* BlockingIOError:
-            taken_back = True
-        return taken_back
 
     async def _obey(self) -> None:
         """Take commands until ``stop`` or the end of the pipe."""

@@ -1,0 +1,211 @@
+"""The lane: the kernel's requests are read here, most are answered here, the rest by pyfuse3.
+
+pyfuse3 (and libfuse beneath it) is given one end of a socket pair for its /dev/fuse.  What the
+lane does not answer itself is written to the other end as the kernel sent it, and what comes
+back goes to the kernel as it is: the handshake, what needs a thread (``fsync``, a large copy-up),
+what is rare.  So everything that pyfuse3 can serve is served, and what a script asks for
+thousands of times costs one read, one method, one write.
+
+One request is one synchronous stretch, in the order in which the kernel sent them.  The lane
+waits in poll(2) for a moment after each answer, because the next request mostly follows at once,
+unless something is under way that must not be kept waiting; after ``_BURST`` requests everybody
+else has their turn.
+
+It knows the protocol's envelope and nothing of what is in it (``direct.py``).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+from typing import Any
+
+import pyfuse3
+import trio
+
+from goexfsd.view import wire
+from goexfsd.view.copier import BigCopy
+from goexfsd.view.direct import DIRECT, NO_ANSWER, Caller, Direct
+
+log = logging.getLogger("goexfsd.view")
+
+_LARGEST = (1 << 20) + (64 << 10)
+"""A write of 1 MiB with its head, and then some."""
+_BUFFER = 4 << 20
+_SO_SNDBUFFORCE = 32
+_MOMENT_MS = 1
+_BURST = 32
+_MORE = (errno.EINTR, errno.EAGAIN, errno.ENOENT)
+"""ENOENT: the request was taken back just now, for its process was killed."""
+
+
+def inner_pair() -> tuple[int, socket.socket]:
+    """pyfuse3's end, as a descriptor, and ours; as root, for room enough."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+    ours.setblocking(False)
+    return theirs.detach(), ours
+
+
+class Lane:
+    """Serves ``fuse_fd``; ``inner`` leads to pyfuse3."""
+
+    def __init__(
+        self, view: Direct, fuse_fd: int, inner: socket.socket, *, direct: bool = True
+    ) -> None:
+        """``direct``: answer requests here; else pyfuse3 gets all of them, to compare with."""
+        self.view = view
+        self.direct = DIRECT if direct else {}
+        self.fd = fuse_fd
+        self.inner = inner
+        self.waiting = 0
+        """Requests that pyfuse3 has not answered yet."""
+        self._init: int | None = None
+        """The handshake's number, until it is answered."""
+        self._buffer = bytearray(_LARGEST)
+        self._whole = memoryview(self._buffer)
+        self._caller = Caller()
+        self._poll = select.poll()
+        self._poll.register(fuse_fd, select.POLLIN)
+
+    async def serve(self) -> None:
+        """Until the mount is no more."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._bring_back)
+            nursery.start_soon(self._pyfuse3)
+            await self._read()
+            nursery.cancel_scope.cancel()
+
+    async def _pyfuse3(self) -> None:
+        await pyfuse3.main()
+
+    async def _read(self) -> None:
+        burst = 0
+        while True:
+            try:
+                length = os.readv(self.fd, [self._buffer])
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return
+                if error.errno not in _MORE:
+                    raise
+                if error.errno != errno.EAGAIN:
+                    continue
+                if self.waiting or burst >= _BURST or not self._poll.poll(_MOMENT_MS):
+                    burst = 0
+                    await trio.lowlevel.wait_readable(self.fd)
+                continue
+            if not length:
+                return
+            forwarded = self._one(length)
+            burst += 1
+            if forwarded is not None:
+                await self._forward(forwarded)
+                burst = 0
+            elif burst >= _BURST or self.waiting:
+                burst = 0
+                await trio.lowlevel.checkpoint()
+
+    def _one(self, length: int) -> memoryview | None:
+        """Answer one request; or return it, where it is not ours to answer."""
+        _, opcode, unique, inode, uid, gid, pid, _, _ = wire.IN.unpack_from(self._buffer)
+        method = self.direct.get(opcode)
+        if method is None:
+            return self._not_ours(opcode, unique, length)
+        view = self.view
+        view.requests += 1
+        caller = self._caller
+        caller.uid, caller.gid, caller.pid = uid, gid, pid
+        try:
+            done = method(view, inode, self._whole[wire.BODY : length], caller)
+        except BigCopy:
+            view.requests -= 1  # pyfuse3's handler counts it
+            self.waiting += 1
+            return self._whole[:length]
+        except OSError as error:
+            self._answer(wire.OUT.pack(16, -(error.errno or errno.EIO), unique))
+        except Exception:
+            log.exception("%s failed", getattr(method, "__name__", opcode))
+            self._answer(wire.OUT.pack(16, -errno.EIO, unique))
+        else:
+            if done is not NO_ANSWER:
+                self._reply(unique, done)
+        tree = view.tree
+        if tree.table.dropped or len(tree.pool) > tree.pool_limit:
+            tree.tidy()
+        return None
+
+    def _reply(self, unique: int, body: Any) -> None:
+        if not isinstance(body, bytes):  # data in a buffer that is used again
+            head = wire.OUT.pack(16 + len(body), 0, unique)
+            try:
+                os.writev(self.fd, [head, body])
+            except OSError as error:
+                _may_fail(error)
+            return
+        self._answer(wire.OUT.pack(16 + len(body), 0, unique) + body)
+
+    def _answer(self, message: bytes | memoryview) -> None:
+        try:
+            os.write(self.fd, message)
+        except OSError as error:
+            _may_fail(error)
+
+    # -- what is not ours ------------------------------------------------------------------------
+
+    def _not_ours(self, opcode: int, unique: int, length: int) -> memoryview | None:
+        if opcode == wire.INTERRUPT:
+            return None  # nothing here is ever waited for without an end
+        if opcode == wire.INIT:
+            self._init = unique
+        if opcode == wire.FLUSH:
+            self._answer(wire.OUT.pack(16, -errno.ENOSYS, unique))
+            return None
+        self.waiting += 1
+        return self._whole[:length]
+
+    async def _forward(self, request: memoryview) -> None:
+        while True:
+            try:
+                self.inner.send(request)
+                break
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.inner)
+        await trio.lowlevel.checkpoint()
+
+    async def _bring_back(self) -> None:
+        """pyfuse3's answers to the kernel."""
+        buffer = bytearray(_LARGEST)
+        whole = memoryview(buffer)
+        while True:
+            await trio.lowlevel.wait_readable(self.inner)
+            length = self.inner.recv_into(buffer)
+            if not length:
+                return
+            _, _, unique = wire.OUT.unpack_from(buffer)
+            if unique:
+                self.waiting -= 1
+            if unique == self._init:
+                self._init = None
+                if self.direct:
+                    _want_more(buffer)
+            self._answer(whole[:length])
+
+
+def _want_more(answer: bytearray) -> None:
+    """Our word in the handshake: we take set-id bits and capabilities off a file that is written
+    ourselves, so that the kernel need not ask before each write."""
+    at = wire.OUT.size
+    major, minor, read_ahead, flags = wire.INIT_HEAD.unpack_from(answer, at)
+    flags |= wire.INIT_HANDLE_KILLPRIV_V2
+    wire.INIT_HEAD.pack_into(answer, at, major, minor, read_ahead, flags)
+
+
+def _may_fail(error: OSError) -> None:
+    """The kernel does not want every answer: a process was killed, the mount is going away."""
+    if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINTR):
+        raise error

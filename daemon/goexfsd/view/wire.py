@@ -1,0 +1,111 @@
+"""The kernel's FUSE protocol: the messages that the view reads and writes itself, as structs.
+
+Names and layouts are those of ``linux/fuse.h`` (protocol 7.31 and later, little-endian as the
+machine; every field is naturally aligned, so the structs have no padding but their own).  A
+request is ``IN`` and its body, an answer ``OUT`` and its body.
+
+It is pure: no descriptor, no node.
+"""
+
+from __future__ import annotations
+
+import struct
+
+LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK = 1, 2, 3, 4, 5, 6
+MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK = 8, 9, 10, 11, 12, 13
+OPEN, READ, WRITE, RELEASE = 14, 15, 16, 18
+GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT = 22, 23, 24, 25, 26
+OPENDIR, RELEASEDIR, CREATE, INTERRUPT = 27, 29, 35, 36
+BATCH_FORGET, READDIRPLUS, RENAME2 = 42, 44, 45
+
+IN = struct.Struct("=IIQQIIIHH")
+"""len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding"""
+OUT = struct.Struct("=IiQ")
+"""len, error (a negative errno), unique; a notification has unique 0 and its code for error"""
+BODY = IN.size
+
+_ATTR = "QQQQQQIIIIIIIIII"
+ENTRY_OUT = struct.Struct("=QQQQII" + _ATTR)
+"""nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec, then ino, size,
+blocks, atime, mtime, ctime, the nanoseconds of the three, mode, nlink, uid, gid, rdev, blksize,
+flags"""
+ATTR_OUT = struct.Struct("=QII" + _ATTR)
+"""attr_valid, attr_valid_nsec, padding, then as above"""
+DIRENT = struct.Struct("=QQII")
+"""ino, offset of what follows, length of the name, type"""
+
+SETATTR_IN = struct.Struct("=IIQQQQQQIIIIIIII")
+"""valid, padding, fh, size, lock_owner, atime, mtime, ctime, three nanoseconds, mode, unused,
+uid, gid, unused"""
+CREATE_IN = struct.Struct("=IIII")
+"""flags, mode, umask, open_flags"""
+MKNOD_IN = struct.Struct("=IIII")
+"""mode, rdev, umask, padding"""
+MKDIR_IN = struct.Struct("=II")
+"""mode, umask"""
+RENAME_IN = struct.Struct("=Q")
+RENAME2_IN = struct.Struct("=QII")
+"""newdir, flags, padding"""
+LINK_IN = struct.Struct("=Q")
+OPEN_IN = struct.Struct("=II")
+"""flags, open_flags"""
+OPEN_OUT = struct.Struct("=QIi")
+"""fh, open_flags, backing_id"""
+READ_IN = struct.Struct("=QQIIQII")
+"""fh, offset, size, read_flags, lock_owner, flags, padding"""
+WRITE_IN = struct.Struct("=QQIIQII")
+"""fh, offset, size, write_flags, lock_owner, flags, padding"""
+WRITE_OUT = struct.Struct("=II")
+FH_IN = struct.Struct("=Q")
+"""How ``release_in`` begins"""
+GETXATTR_IN = struct.Struct("=II")
+GETXATTR_OUT = struct.Struct("=II")
+FORGET_IN = struct.Struct("=Q")
+BATCH_FORGET_IN = struct.Struct("=II")
+FORGET_ONE = struct.Struct("=QQ")
+"""nodeid, nlookup"""
+INIT_HEAD = struct.Struct("=IIII")
+"""major, minor, max_readahead, flags: how both sides of the handshake begin"""
+
+FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1, 2, 4, 8
+FATTR_ATIME, FATTR_MTIME, FATTR_ATIME_NOW, FATTR_MTIME_NOW = 16, 32, 128, 256
+WRITE_KILL_SUIDGID = 1 << 2
+FOPEN_KEEP_CACHE = 1 << 1
+FOPEN_CACHE_DIR = 1 << 3
+INIT_HANDLE_KILLPRIV_V2 = 1 << 28
+
+_INVAL_INODE, _INVAL_ENTRY, _INC_EPOCH = 2, 3, 8
+_INVAL_INODE_OUT = struct.Struct("=Qqq")
+_INVAL_ENTRY_OUT = struct.Struct("=QII")
+
+NO_ENTRY_TAIL = bytes(ENTRY_OUT.size - 40)
+
+
+def absent(seconds: int) -> bytes:
+    """The ``entry_out`` of a name that leads to nothing, which the kernel may rely on for so
+    long."""
+    return struct.pack("=QQQQII", 0, 0, seconds, 0, 0, 0) + NO_ENTRY_TAIL
+
+
+def names(body: bytes) -> list[bytes]:
+    """The names in a body that consists of them, each ended by a zero byte."""
+    return body.split(b"\0")[:-1]
+
+
+def inval_inode(inode: int, *, attr_only: bool = False) -> bytes:
+    """A notification: forget the attributes of an inode, and its pages unless ``attr_only``."""
+    return _notification(_INVAL_INODE, _INVAL_INODE_OUT.pack(inode, -1 if attr_only else 0, 0))
+
+
+def inval_entry(parent: int, name: bytes) -> bytes:
+    """A notification: look this name up again."""
+    return _notification(_INVAL_ENTRY, _INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0")
+
+
+def inc_epoch() -> bytes:
+    """A notification: look every name up again (Linux 6.16)."""
+    return _notification(_INC_EPOCH, b"")
+
+
+def _notification(code: int, body: bytes) -> bytes:
+    return OUT.pack(OUT.size + len(body), code, 0) + body
