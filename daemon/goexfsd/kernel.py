@@ -19,6 +19,7 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
+FALLOC_PUNCH_HOLE = 2
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
@@ -129,6 +130,11 @@ def _pieces(path: bytes) -> list[bytes]:
 def renameat2(old_dir: int, old: bytes, new_dir: int, new: bytes, flags: int = 0) -> None:
     """renameat2(2) with the RENAME_* bits."""
     _check(_libc.renameat2(old_dir, old, new_dir, new, ctypes.c_uint(flags)), old)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) with the FALLOC_FL_* bits."""
+    _check(_libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
 
 
 def linkat_fd(fd: int, new_dir: int, new: bytes) -> None:

@@ -1,5 +1,6 @@
-"""What pyfuse3 cannot pass on (fallocate, holes, clones, nameless files): what programs that use
-it get instead.  ``docs/decisions/0011-unpassed-calls.md`` says why and what it would take."""
+"""What pyfuse3 cannot pass on: what the lane answers in its place (fallocate, holes, ranges, files
+without a name), and what programs get that ask for the rest
+(``docs/decisions/0011-unpassed-calls.md``)."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ COMMANDS = {
     "cp --sparse=never {} to": False,
     "cp -a {} to": None,
     "rsync --sparse {} to": True,
-    "rsync --preallocate {} to": False,
+    "rsync --preallocate {} to": None,
     "rsync --inplace {} to": False,
     "dd if={} of=to conv=sparse bs=64K status=none": True,
     "dd if={} of=to oflag=direct iflag=direct bs=64K status=none": False,
@@ -91,7 +92,7 @@ def test_a_clone_is_refused_as_on_a_disk_that_has_none(here: Path) -> None:
     assert (here / "to").stat().st_size == 0
 
 
-def test_space_is_preallocated_by_writing_zeros(here: Path) -> None:
+def test_space_is_preallocated(here: Path) -> None:
     with open(here / "to", "w+b") as file:
         os.posix_fallocate(file.fileno(), 0, 1 << 20)
         assert held(here / "to") == (1 << 20, False)
@@ -99,9 +100,27 @@ def test_space_is_preallocated_by_writing_zeros(here: Path) -> None:
         file.flush()
         os.posix_fallocate(file.fileno(), 0, 2 << 20)
         assert os.pread(file.fileno(), 6, 0) == b"kept\0\0"
-    for arguments, status in (("-l 1M", 1), ("-x -l 1M", 0), ("-p -l 4K", 1)):
-        command = ["fallocate", *arguments.split(), "other"]
-        assert subprocess.run(command, cwd=here, check=False).returncode == status, arguments
+    for arguments in ("-l 1M", "-x -l 1M", "-n -l 2M", "-p -l 4K", "-z -l 64K"):
+        subprocess.run(["fallocate", *arguments.split(), "other"], cwd=here, check=True)
+    assert (here / "other").stat().st_size == 1 << 20
+    with open(here / "other", "rb") as file:
+        assert file.read() == bytes(1 << 20)
+
+
+def test_holes_are_punched_in_what_was_copied_up(here: Path) -> None:
+    before = (here / "full").read_bytes()
+    subprocess.run(["fallocate", "-p", "-o", "4K", "-l", "512K", "full"], cwd=here, check=True)
+    assert (here / "full").read_bytes() == before[:4096] + bytes(512 << 10) + before[516 << 10 :]
+    assert (here / "full").stat().st_blocks * 512 <= 600 << 10
+
+
+def test_a_large_file_is_copied_up_for_it(here: Path, arena: Path) -> None:
+    """While it is, others are served."""
+    content = os.urandom(1 << 20) * 9
+    (arena / "base" / "large").write_bytes(content)
+    with open(here / "large", "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, 10 << 20)
+    assert (here / "large").read_bytes() == content + bytes(1 << 20)
 
 
 def test_preallocation_keeps_what_the_base_has(here: Path) -> None:
@@ -112,12 +131,13 @@ def test_preallocation_keeps_what_the_base_has(here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sparse", "made"])
-def test_holes_are_not_told_apart_and_read_as_zeros(here: Path, name: str) -> None:
+def test_holes_are_told_and_read_as_zeros(here: Path, name: str) -> None:
     with open(here / name, "rb") as file:
         fd = file.fileno()
         assert os.lseek(fd, 0, os.SEEK_DATA) == 0
-        assert os.lseek(fd, 0, os.SEEK_HOLE) == _SIZE
-        assert os.lseek(fd, 8 << 20, os.SEEK_DATA) == 8 << 20
+        assert os.lseek(fd, 0, os.SEEK_HOLE) == 4096
+        with pytest.raises(OSError, match="No such device"):
+            os.lseek(fd, 8 << 20, os.SEEK_DATA)
         with pytest.raises(OSError, match="No such device"):
             os.lseek(fd, _SIZE, os.SEEK_DATA)
         assert os.pread(fd, 4096, 8 << 20) == _ZEROS
@@ -126,7 +146,7 @@ def test_holes_are_not_told_apart_and_read_as_zeros(here: Path, name: str) -> No
     assert (here / "t.tar").stat().st_size < 1 << 20
 
 
-def test_ranges_are_copied_by_the_kernel(here: Path, arena: Path) -> None:
+def test_ranges_are_copied(here: Path, arena: Path) -> None:
     with open(here / "full", "rb") as source, open(here / "to", "w+b") as file:
         assert os.copy_file_range(source.fileno(), file.fileno(), 1 << 20) == 1 << 20
         assert os.copy_file_range(source.fileno(), file.fileno(), 100, 0, 2 << 20) == 100
@@ -144,13 +164,53 @@ def test_ranges_are_copied_by_the_kernel(here: Path, arena: Path) -> None:
     assert same(here / "full", here / "in")
 
 
-def test_nameless_files_are_refused_and_libraries_do_without(here: Path) -> None:
-    with pytest.raises(OSError, match="not supported") as caught:
-        os.open(here, os.O_TMPFILE | os.O_RDWR)
-    assert caught.value.errno == errno.EOPNOTSUPP
+def test_ranges_within_a_store_are_shared(here: Path) -> None:
+    """A large file of the layer is copied without its data."""
+    with open(here / "one", "wb") as file:
+        file.write(os.urandom(1 << 20) * 40)
+    subprocess.run(["cp", "one", "two"], cwd=here, check=True)
+    assert same(here / "one", here / "two")
+    with open(here / "two", "r+b") as file:
+        file.write(b"other")
+    assert (here / "one").read_bytes()[5:] == (here / "two").read_bytes()[5:]
+    assert not same(here / "one", here / "two")
+
+
+def named(fd: int, path: Path) -> None:
+    """linkat(2) as its manual shows it for O_TMPFILE."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory, follow_symlinks=True)
+    finally:
+        os.close(directory)
+
+
+def test_files_without_a_name(here: Path) -> None:
     with tempfile.TemporaryFile(dir=here) as file:
         file.write(b"x")
-    assert set(os.listdir(here)) == {"full", "made", "sparse"}
+    fd = os.open(here, os.O_TMPFILE | os.O_RDWR, 0o640)
+    try:
+        os.write(fd, b"whole at once")
+        assert os.fstat(fd).st_nlink == 0
+        assert set(os.listdir(here)) == {"full", "made", "sparse"}
+        with pytest.raises(FileExistsError):
+            named(fd, here / "full")
+        (here / "sparse").unlink()
+        named(fd, here / "sparse")  # where the base had another
+        os.link(here / "sparse", here / "again")
+        os.write(fd, b"!")
+    finally:
+        os.close(fd)
+    assert (here / "again").read_bytes() == b"whole at once!"
+    found = (here / "sparse").stat()
+    assert (found.st_nlink, found.st_mode & 0o777) == (2, 0o640)
+    assert set(os.listdir(here)) == {"again", "full", "made", "sparse"}
+    fd = os.open(here, os.O_TMPFILE | os.O_EXCL | os.O_RDWR)
+    try:
+        with pytest.raises(FileNotFoundError):
+            named(fd, here / "not")
+    finally:
+        os.close(fd)
 
 
 def test_inode_flags_are_not_told(here: Path) -> None:
@@ -186,5 +246,5 @@ def test_disk_images(here: Path) -> None:
     run("convert", "-O", "qcow2", "made", "made.qcow2")
     run("convert", "-O", "raw", "made.qcow2", "back")
     run("compare", "made", "back")
-    assert held(here / "falloc.raw") == (4 << 20, False)
+    assert held(here / "falloc.raw")[0] == 4 << 20
     assert held(here / "back") == (_SIZE, True)

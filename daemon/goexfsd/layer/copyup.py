@@ -16,7 +16,7 @@ import stat
 from dataclasses import replace
 
 from goexfsd import kernel
-from goexfsd.layer.format import ACCESS_ACL, escape_xattr
+from goexfsd.layer.format import ACCESS_ACL, escape_xattr, owner_needs
 from goexfsd.layer.origins import NOTHING, Kind
 from goexfsd.layer.writer import Layer, in_dir
 
@@ -50,6 +50,16 @@ def reflink(src: int, dst: int) -> bool:
             return False
         raise
     return True
+
+
+def copy_small(src: int, dst: int, length: int) -> bytes | None:
+    """Copy all of a small file without holes to an empty one, and return its bytes; None if
+    it became shorter meanwhile."""
+    data = os.pread(src, length, 0)
+    if len(data) != length or os.pwrite(dst, data, 0) != length:
+        os.ftruncate(dst, 0)
+        return None
+    return data
 
 
 def copy_data(src: int, dst: int, length: int) -> None:
@@ -111,26 +121,40 @@ def build(layer: Layer, name: bytes, dir_fd: int, st: os.stat_result) -> bytes:
 
 
 def dress(
-    layer: Layer, root: int, source: Source, dir_fd: int, name: bytes, st: os.stat_result
-) -> None:
+    layer: Layer,
+    root: int,
+    source: Source,
+    dir_fd: int,
+    name: bytes,
+    st: os.stat_result,
+    made: os.stat_result | None = None,
+) -> int:
     """Give the upper entry ``name`` the owner, xattrs, mode and times of the base entry
-    ``source`` (an open file, or a path through a descriptor) with status ``st``.
+    ``source`` (an open file, or a path through a descriptor) with status ``st``; ``made`` is what
+    it was made with, if that is known.  Returns its inode number.
 
     Whoever cannot chown gets an OWNER record; what its mode would keep from us, a MODE record.
     """
     path = in_dir(dir_fd, name)
-    made = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    _own(layer, root, dir_fd, name, st, made)
-    acl = _copy_xattrs(source, path)
+    if made is None:
+        made = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    same_owner = (made.st_uid, made.st_gid) == (st.st_uid, st.st_gid)
+    if not same_owner:
+        _own(layer, root, dir_fd, name, st, made)
+    acl, capable = _copy_xattrs(source, path)
     if not stat.S_ISLNK(st.st_mode):
         mode = stat.S_IMODE(st.st_mode)
-        os.chmod(name, mode, dir_fd=dir_fd)
+        if not same_owner or mode != stat.S_IMODE(made.st_mode):
+            os.chmod(name, mode, dir_fd=dir_fd)
         if acl is not None:
             with contextlib.suppress(PermissionError):
                 os.setxattr(path, ACCESS_ACL, acl, follow_symlinks=False)
-        layer.stand(root, dir_fd, name)
-    _copy_capability(source, path)
+        if acl is not None or owner_needs(st.st_mode) & ~mode:
+            layer.stand(root, dir_fd, name)
+    if capable:
+        _copy_capability(source, path)
     os.utime(name, ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+    return made.st_ino
 
 
 def _own(
@@ -141,8 +165,6 @@ def _own(
     st: os.stat_result,
     made: os.stat_result,
 ) -> None:
-    if (made.st_uid, made.st_gid) == (st.st_uid, st.st_gid):
-        return
     uid = st.st_uid if st.st_uid != made.st_uid else -1
     try:
         os.chown(name, uid, st.st_gid, dir_fd=dir_fd, follow_symlinks=False)
@@ -156,18 +178,20 @@ def _own(
     layer.record(Kind.OWNER, root, made.st_ino, b"", shown)
 
 
-def _copy_xattrs(source: Source, target: bytes) -> bytes | None:
-    """Copy extended attributes, all but the access ACL (returned) and file capabilities."""
+def _copy_xattrs(source: Source, target: bytes) -> tuple[bytes | None, bool]:
+    """Copy extended attributes, all but the access ACL (returned) and file capabilities (whether
+    there are any is returned)."""
     try:
         names = os.listxattr(source, follow_symlinks=isinstance(source, int))
     except OSError as error:
         if error.errno in _NO_XATTR:
-            return None
+            return None, False
         raise
-    acl = None
+    acl, capable = None, False
     for text in names:
         name = os.fsencode(text)
         if name == CAPABILITY:
+            capable = True
             continue
         try:
             value = os.getxattr(source, name, follow_symlinks=isinstance(source, int))
@@ -178,7 +202,7 @@ def _copy_xattrs(source: Source, target: bytes) -> bytes | None:
         except OSError as error:
             if error.errno not in _NO_XATTR or name.startswith(b"user."):
                 raise
-    return acl
+    return acl, capable
 
 
 def _copy_capability(source: Source, target: bytes) -> None:

@@ -56,9 +56,9 @@ class Keeper:
         if self._fd >= 0:
             os.close(self._fd)
 
-    def keep(self, root: int, identity: Identity, src: int) -> int:
-        """Keep what ``src`` (a readable base file with that identity) holds; returns the bytes
-        that it took."""
+    def keep(self, root: int, identity: Identity, src: int, data: bytes | None = None) -> int:
+        """Keep what ``src`` (a readable base file with that identity) holds, which is ``data`` if
+        that is given; returns the bytes that it took."""
         size = identity.size
         if not 0 < size <= LIMIT or not stat.S_ISREG(identity.mode):
             return 0
@@ -67,6 +67,8 @@ class Keeper:
             return 0
         self._kept.add(this)
         with contextlib.suppress(OSError):
+            if data is not None and len(data) == size:
+                return self._append(this, data)
             data = os.pread(src, size, 0)
             now = os.fstat(src)
             if len(data) == now.st_size == size and now.st_mtime_ns == identity.mtime_ns:

@@ -14,7 +14,9 @@ import contextlib
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from goexfsd import kernel
@@ -66,12 +68,17 @@ class Layer:
         """What it may grow by, where that is limited."""
         self.originals = Keeper(fd)
         self.reads = ReadLog(fd, self.ledger.root_devs)
+        self._sweeper: ThreadPoolExecutor | None = None
+        self._swept: deque[Future[None]] = deque()
         self._serial = 0
         self._mark = os.urandom(6).hex().encode()
         self.dev = os.fstat(fd).st_dev
         sweep(self.work_fd)
 
     def close(self) -> None:
+        self.drain()
+        if self._sweeper is not None:
+            self._sweeper.shutdown()
         self.originals.close()
         self.reads.close()
         for fd in (self.upper_fd, self.work_fd, self.index_fd, self.log_fd, self.fd):
@@ -97,9 +104,12 @@ class Layer:
         """The identity of a base entry, as records hold it."""
         return Identity.of(st, self.ledger.root_devs[root])
 
-    def keep_original(self, root: int, st: os.stat_result, src: int) -> None:
-        """Keep the bytes of the base file ``src`` for a merge, where it is small."""
-        kept = self.originals.keep(root, self.identity(root, st), src)
+    def keep_original(
+        self, root: int, st: os.stat_result, src: int, data: bytes | None = None
+    ) -> None:
+        """Keep the bytes of the base file ``src`` for a merge, where it is small; ``data`` are
+        these bytes, if they are known to be."""
+        kept = self.originals.keep(root, self.identity(root, st), src, data)
         if kept and self.quota is not None:
             self.quota.spend(kept)
 
@@ -122,6 +132,23 @@ class Layer:
     def discard(self, name: bytes) -> None:
         """Remove what was built in the work directory under ``name``."""
         remove_tree(self.work_fd, name)
+
+    def discard_later(self, name: bytes) -> None:
+        """The same in a thread, for a directory may hold many whiteouts.
+
+        What cannot be removed is swept when the layer is opened next.
+        """
+        if self._sweeper is None:
+            self._sweeper = ThreadPoolExecutor(1, "sweeper")
+        self._swept.append(self._sweeper.submit(remove_tree, self.work_fd, name))
+        while self._swept and self._swept[0].done():
+            self._swept.popleft()
+
+    def drain(self) -> None:
+        """Wait until all that was to be discarded is gone."""
+        if self._swept:
+            wait(self._swept)
+            self._swept.clear()
 
     def discard_at(self, dir_fd: int, name: bytes) -> None:
         """Remove a plain entry of the layer that may not be there."""

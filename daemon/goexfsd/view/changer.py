@@ -20,7 +20,7 @@ from goexfsd.layer.originals import LIMIT
 from goexfsd.layer.origins import Kind
 from goexfsd.layer.writer import fd_path, in_dir, upper_name
 from goexfsd.view.copier import Copier, fail
-from goexfsd.view.node import Node
+from goexfsd.view.node import Node, created_number
 from goexfsd.view.places import DIRECTORY
 
 DEFAULT_ACL = b"system.posix_acl_default"
@@ -164,7 +164,11 @@ class Changer(Copier):
         def take() -> bytes:
             return self.layer.take_away(at, name, leave_whiteout=covered)
 
-        self.layer.discard(self.act(nodes, take))
+        taken = self.act(nodes, take)
+        if node.kind == DIRECTORY:
+            self.layer.discard_later(taken)
+        else:
+            self.layer.discard(taken)
 
     def must_be_empty(self, node: Node) -> None:
         if self.tree.names(node):
@@ -233,13 +237,37 @@ class Changer(Copier):
         self.may_create(parent, name)
         if node.root != parent.root:
             raise fail(errno.EXDEV)
-        if node.gone:
+        if node.gone and not node.nameless:
             raise fail(errno.ENOENT)
         if self.tree.find(parent, name) is not None:
             raise fail(errno.EEXIST)
         self.make_upper(parent)
+        if node.nameless:
+            self._name(node, parent, name)
+            return
         self.copy_up(node)
         self._link_upper(node, parent, name)
+        self.table.bind(node, parent, name)
+
+    def nameless(self, root: int, fd: int, st: os.stat_result) -> Node:
+        """The node of a file that was made without a name, open."""
+        node = Node(self.table.number(created_number(st.st_ino)), stat.S_IFREG, root, None, b"")
+        node.gone = node.nameless = node.readable = node.writable = True
+        node.fd, node.opens = fd, 1
+        self.table.add(node)
+        self.table.place_upper(node, st.st_ino)
+        return node
+
+    def _name(self, node: Node, parent: Node, name: bytes) -> None:
+        """Give a file that was made without a name its first."""
+        at = self.tree.upper_fd(parent)
+        if upper_name(at, name) is None:
+            self.act((parent,), kernel.linkat_fd, node.fd, at, name)
+        else:
+            tmp = self.layer.unique()
+            kernel.linkat_fd(node.fd, self.layer.work_fd, tmp)
+            self.act((parent,), kernel.renameat2, self.layer.work_fd, tmp, at, name, 0)
+        node.gone = node.nameless = False
         self.table.bind(node, parent, name)
 
     def _link_upper(self, node: Node, parent: Node, name: bytes) -> None:
@@ -351,7 +379,7 @@ class Changer(Copier):
         if there is not None and stat.S_ISDIR(there.st_mode):
             nodes = both if other is None else (*both, other)
             gone = self.act(nodes, lambda: layer.take_away(target, new, leave_whiteout=True))
-            layer.discard(gone)
+            layer.discard_later(gone)
             there = upper_name(target, new)
         if there is not None and node.kind == DIRECTORY:
             self.act(both, kernel.renameat2, source, name, target, new, kernel.RENAME_EXCHANGE)

@@ -31,6 +31,11 @@ BIG = 4 << 20
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 3
+_SMALL = 128 << 10
+"""Bytes that are copied in one piece."""
+
+Copied = tuple[bytes, int, os.stat_result, bytes | None]
+"""A copy's name in ``work``, a descriptor of it, what it is a copy of, and its bytes if known."""
 
 T = TypeVar("T")
 
@@ -100,14 +105,12 @@ class Copier:
         path = tree.lower_path(node)
         if tree.is_root(node):
             here, there = layer.root_names[node.root], layer.upper_fd
-            copyup.dress(layer, node.root, source, there, here, st)
-            ino = os.stat(here, dir_fd=there, follow_symlinks=False).st_ino
+            ino = copyup.dress(layer, node.root, source, there, here, st)
             layer.record(Kind.COPY, node.root, ino, path, layer.identity(node.root, st))
         else:
             tmp = copyup.build(layer, name, at, st)
             try:
-                copyup.dress(layer, node.root, source, layer.work_fd, tmp, st)
-                ino = os.stat(tmp, dir_fd=layer.work_fd, follow_symlinks=False).st_ino
+                ino = copyup.dress(layer, node.root, source, layer.work_fd, tmp, st)
                 layer.record(Kind.COPY, node.root, ino, path, layer.identity(node.root, st))
                 self._put(tree.parent_of(node), tmp, node.name)
             except BaseException:
@@ -181,8 +184,8 @@ class Copier:
         self.make_upper(parent)
         tmp = copyup.build(layer, name, at, st)
         try:
-            copyup.dress(layer, node.root, in_dir(at, name), layer.work_fd, tmp, st)
-            self._install(node, tmp, st, (parent, name))
+            ino = copyup.dress(layer, node.root, in_dir(at, name), layer.work_fd, tmp, st)
+            self._install(node, tmp, st, (parent, name), ino)
         except BaseException:
             layer.discard(tmp)
             raise
@@ -220,13 +223,14 @@ class Copier:
         except PermissionError:
             src, source = self._open_unread(node, length)
         try:
-            tmp, dst, st = self._copy_contents(node, src, length)
+            tmp, dst, st, data = self._copy_contents(node, src, length)
             if where is not None:
-                self.layer.keep_original(node.root, st, src)
+                self.layer.keep_original(node.root, st, src, data)
             try:
-                copyup.dress(self.layer, node.root, source, self.layer.work_fd, tmp, st)
+                at = self.layer.work_fd
+                ino = copyup.dress(self.layer, node.root, source, at, tmp, st, os.fstat(dst))
                 if where is not None:
-                    self._install(node, tmp, st, where)
+                    self._install(node, tmp, st, where, ino)
                 elif not self._install_for_others(node, tmp, st):
                     os.unlink(tmp, dir_fd=self.layer.work_fd)
                     self._become_nameless(node, dst)
@@ -272,9 +276,7 @@ class Copier:
             raise
         return fd, in_dir(at, name)
 
-    def _copy_contents(
-        self, node: Node, src: int, length: int | None
-    ) -> tuple[bytes, int, os.stat_result]:
+    def _copy_contents(self, node: Node, src: int, length: int | None) -> Copied:
         """The data in ``work``; again if the base changed meanwhile (the identity that counts
         is the one from before, so a commit will see it)."""
         now = os.fstat(src)
@@ -284,27 +286,38 @@ class Copier:
         made = self._take_aside(node, now, size)
         if made is not None:
             return made
+        st = now
+        mode = stat.S_IMODE(now.st_mode)
         for attempt in range(1, _ATTEMPTS + 1):
-            st = os.fstat(src)
             size = st.st_size if length is None else min(length, st.st_size)
-            tmp, dst = self._empty()
+            tmp, dst = self._empty(mode)
+            data: bytes | None = None
             try:
                 if size and not self._reflink(src, dst, st, size):
                     if min(size, st.st_blocks * 512) > BIG:
                         raise BigCopy(node, size)
-                    copyup.copy_data(src, dst, size)
-                if attempt == _ATTEMPTS or same_version(st, os.fstat(src)):
+                    if size <= _SMALL and st.st_blocks * 512 >= size:
+                        data = copyup.copy_small(src, dst, size)
+                    if data is None:
+                        copyup.copy_data(src, dst, size)
+                after = os.fstat(src)
+                if same_version(st, after):
                     break
+                data = None
+                if attempt == _ATTEMPTS:
+                    break
+                st = after
             except BaseException:
                 self._scrap(tmp, dst)
                 raise
             self._scrap(tmp, dst)
-        return tmp, dst, st
+        return tmp, dst, st, data
 
-    def _empty(self) -> tuple[bytes, int]:
-        """A new file in ``work``: its name and a descriptor."""
+    def _empty(self, mode: int = 0o600) -> tuple[bytes, int]:
+        """A new file in ``work``: its name and a descriptor.  (Nobody else gets there.)"""
         name = self.layer.unique()
-        return name, os.open(name, _CREATE, 0o600, dir_fd=self.layer.work_fd)
+        mode = mode & 0o777 | 0o600
+        return name, os.open(name, _CREATE, mode, dir_fd=self.layer.work_fd)
 
     def _scrap(self, name: bytes, fd: int) -> None:
         os.close(fd)
@@ -328,9 +341,7 @@ class Copier:
         if aside is not None:
             self._scrap(aside.name, aside.fd)
 
-    def _take_aside(
-        self, node: Node, st: os.stat_result, size: int
-    ) -> tuple[bytes, int, os.stat_result] | None:
+    def _take_aside(self, node: Node, st: os.stat_result, size: int) -> Copied | None:
         """The copy made aside, if it is of this version of the base file.
 
         One that would never become so (a base file under constant writing) is taken at last,
@@ -346,7 +357,7 @@ class Copier:
             raise BigCopy(node, size, attempt)
         node.aside = None
         os.ftruncate(aside.fd, size)
-        return aside.name, aside.fd, aside.st
+        return aside.name, aside.fd, aside.st, None
 
     def _reflink(self, src: int, dst: int, st: os.stat_result, size: int) -> bool:
         if st.st_dev in self._unlike:
@@ -359,12 +370,16 @@ class Copier:
         return True
 
     def _install(
-        self, node: Node, tmp: bytes, st: os.stat_result, where: tuple[Node, bytes]
+        self,
+        node: Node,
+        tmp: bytes,
+        st: os.stat_result,
+        where: tuple[Node, bytes],
+        ino: int,
     ) -> None:
-        """A finished copy comes into place."""
+        """A finished copy, which is the inode ``ino``, comes into place."""
         layer, table = self.layer, self.table
         parent, name = where
-        ino = os.stat(tmp, dir_fd=layer.work_fd, follow_symlinks=False).st_ino
         path = self.tree.lower_path(parent, name)
         layer.record(Kind.COPY, node.root, ino, path, layer.identity(node.root, st))
         if st.st_nlink > 1 and node.key is not None:

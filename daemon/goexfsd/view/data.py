@@ -8,14 +8,16 @@ handle); the caller's flags O_APPEND, O_DIRECT and O_SYNC are the kernel's busin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pyfuse3 import FileInfo
 
+from goexfsd import kernel
 from goexfsd.layer.copyup import open_base
 from goexfsd.layer.quota import BLOCK, Quota
 from goexfsd.layer.writer import fd_path
@@ -24,6 +26,8 @@ from goexfsd.view.node import Node
 
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
+_RANGE = 16 << 20
+"""Bytes that are copied at once while everybody waits."""
 
 
 def as_opened(done: tuple[int, bool]) -> FileInfo:
@@ -99,6 +103,56 @@ class Data(State):
         if kills and layer.privileged:  # else the disk did it
             self.drop_set_ids(node)
         return done
+
+    def allocate(self, inode: int, mode: int, off: int, length: int, *, kills: bool) -> None:
+        """fallocate(2), its modes as the store's file system has them."""
+        node = self._written_to(inode)
+        quota = self.tree.layer.quota
+        if quota is not None and not mode & kernel.FALLOC_PUNCH_HOLE:
+            quota.want_write(node.fd, length, off)
+        with self._counted(node):
+            kernel.fallocate(node.fd, mode, off, length)
+        if kills:
+            self.drop_set_ids(node)
+
+    def copy_range(
+        self, inode: int, off: int, to: int, at: int, length: int, *, kills: bool
+    ) -> int:
+        """copy_file_range(2), a bounded piece of it; what the store can share it shares.
+
+        EXDEV (the source is in the base, on another file system): the kernel copies itself.
+        """
+        source = self.readable(inode << 1)
+        node = self._written_to(to)
+        if node is source:  # it was copied up just now
+            source = self.readable(inode << 1)
+        length = min(length, _RANGE)
+        if self.tree.layer.quota is not None:
+            self.tree.layer.quota.want(length)
+        with self._counted(node):
+            done = os.copy_file_range(source.fd, node.fd, length, off, at)
+        if kills:
+            self.drop_set_ids(node)
+        return done
+
+    def _written_to(self, inode: int) -> Node:
+        """The node of an open file that is about to be changed."""
+        node = self.known(inode)
+        if not node.writable:
+            self._need(node, reading=False, writing=True)
+        self.tree.layer.changes += 1
+        return node
+
+    @contextlib.contextmanager
+    def _counted(self, node: Node) -> Iterator[None]:
+        """What a file grows by meanwhile counts."""
+        quota = self.tree.layer.quota
+        if quota is None:
+            yield
+            return
+        before = os.fstat(node.fd).st_blocks
+        yield
+        quota.spend((os.fstat(node.fd).st_blocks - before) * BLOCK)
 
     @staticmethod
     def _counted_write(node: Node, off: int, buf: bytes | memoryview, quota: Quota) -> int:

@@ -22,8 +22,6 @@ _NS = 1_000_000_000
 _EMPTY = b""
 _KILLS = wire.WRITE_KILL_SUIDGID
 
-_dirent = wire.DIRENT.pack
-
 
 class Caller:
     """Who asks; one for all requests, as one follows the other."""
@@ -90,6 +88,12 @@ def _create(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes
     name = bytes(body[wire.CREATE_IN.size : -1])
     fh, entry = _plain(type(view).create)(view, inode, name, mode, flags, caller)
     return cast(bytes, entry + wire.OPEN_OUT.pack(fh, wire.FOPEN_KEEP_CACHE, 0))
+
+
+def _tmpfile(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
+    _, mode, caller.umask, _ = wire.CREATE_IN.unpack_from(body)
+    fh, entry = view.tmpfile(inode, mode, caller)
+    return entry + wire.OPEN_OUT.pack(fh, wire.FOPEN_KEEP_CACHE, 0)
 
 
 def _mknod(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
@@ -227,6 +231,23 @@ def _write(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     return wire.WRITE_OUT.pack(done, 0)
 
 
+def _fallocate(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
+    fh, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(body)
+    view.allocate(fh >> 1, mode, offset, length, kills=bool(fh & 1))
+    return _EMPTY
+
+
+def _lseek(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
+    fh, offset, whence, _ = wire.LSEEK_IN.unpack_from(body)
+    return wire.LSEEK_OUT.pack(os.lseek(view.readable(fh).fd, offset, whence))
+
+
+def _copy_file_range(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
+    fh, offset, _, to, at, length, _ = wire.COPY_FILE_RANGE_IN.unpack_from(body)
+    done = view.copy_range(fh >> 1, offset, to >> 1, at, length, kills=bool(to & 1))
+    return wire.WRITE_OUT.pack(done, 0)
+
+
 def _release(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     _plain(type(view).release)(view, wire.FH_IN.unpack_from(body)[0])
     return _EMPTY
@@ -251,39 +272,15 @@ def _releasedir(view: Direct, inode: int, body: memoryview, caller: Caller) -> b
 
 def _readdirplus(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     fh, offset, size, _, _, _, _ = wire.READ_IN.unpack_from(body)
-    listing = view.listings[fh]
-    names = view.listed(listing, offset)
-    pieces: list[bytes] = []
-    left = size
-    at = offset
-    for name in names[offset:]:
-        at += 1
-        length = len(name)
-        whole = _PLUS + (length + 7 & ~7)
-        if whole > left:
-            break
-        try:
-            found = view.told_of(listing, name)
-        except OSError:
-            if not pieces:
-                raise
-            break  # what is told already counts; the next request meets the same
-        if found is None:
-            continue
-        entry, number, kind = found
-        pieces += (entry, _dirent(number, at, length, kind), name, _PAD[-length & 7])
-        left -= whole
-    return b"".join(pieces)
+    return view.fill(view.listings[fh], offset, size)
 
-
-_PLUS = wire.ENTRY_OUT.size + wire.DIRENT.size
-_PAD = [bytes(count) for count in range(8)]
 
 DIRECT: dict[int, Callable[[Direct, int, memoryview, Caller], Any]] = {
     wire.LOOKUP: _lookup,
     wire.FORGET: _forget,
     wire.BATCH_FORGET: _batch_forget,
     wire.CREATE: _create,
+    wire.TMPFILE: _tmpfile,
     wire.MKNOD: _mknod,
     wire.MKDIR: _mkdir,
     wire.SYMLINK: _symlink,
@@ -301,6 +298,9 @@ DIRECT: dict[int, Callable[[Direct, int, memoryview, Caller], Any]] = {
     wire.OPEN: _open,
     wire.READ: _read,
     wire.WRITE: _write,
+    wire.FALLOCATE: _fallocate,
+    wire.LSEEK: _lseek,
+    wire.COPY_FILE_RANGE: _copy_file_range,
     wire.RELEASE: _release,
     wire.OPENDIR: _opendir,
     wire.RELEASEDIR: _releasedir,

@@ -11,6 +11,7 @@ and what others change in a live base shows within a second.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -25,10 +26,17 @@ from goexfsd.view.handling import Context, as_entry, handler, in_thread
 from goexfsd.view.metadata import Metadata
 from goexfsd.view.node import Held, Node, base_number
 from goexfsd.view.places import FRESH_NS
+from goexfsd.view.tree import Tree
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_ENTRY = bytes(wire.ENTRY_OUT.size)
 _DIRECTORY, _FILE, _LINK = 4, 8, 10  # DT_DIR, DT_REG, DT_LNK
+_SELF = (b".", b"..")
+_KIND = 0o170000
+_PLUS = wire.ENTRY_OUT.size + wire.DIRENT.size
+_PAD = [bytes(count) for count in range(8)]
+
+_dirent = wire.DIRENT.pack
 
 Told = tuple[bytes, int, int]
 """An ``entry_out``, an inode number and a type (DT_*)."""
@@ -120,9 +128,69 @@ class Directories(Metadata):
         number, kind = listing.types.get(name, (1, 0))
         return _NO_ENTRY, number, kind
 
+    def fill(self, listing: Listing, offset: int, room: int) -> bytes:
+        """What ``readdirplus`` answers: entries from ``offset`` on, as many as fit."""
+        names = self.listed(listing, offset)
+        pieces: list[bytes] = []
+        told = self._quick(listing.node) or functools.partial(self.told_of, listing)
+        at = offset
+        for name in names[offset:]:
+            at += 1
+            length = len(name)
+            room -= _PLUS + (length + 7 & ~7)
+            if room < 0:
+                break
+            try:
+                found = told(name)
+            except OSError:
+                if not pieces:
+                    raise
+                break  # what is told already counts; the next request meets the same
+            if found is not None:
+                entry, number, kind = found
+                pieces += (entry, _dirent(number, at, length, kind), name, _PAD[-length & 7])
+        return b"".join(pieces)
+
+    def _quick(self, node: Node) -> Callable[[bytes], Told | None] | None:
+        """``told_of`` for a directory that shows the base alone, without rules: for most."""
+        tree = self.tree
+        if node.upper or node.root < 0 or node.gone or type(tree) is not Tree:
+            return None
+        if tree.is_root(node):
+            return None  # names that a commit uses are hidden there
+        try:
+            fd = tree.lower_fd(node)
+            os.stat(b".", dir_fd=fd)  # may it be entered?
+        except OSError:
+            return None
+        lowers, root, entry = tree.table.lowers, node.root, self.attributes.entry
+
+        def told(name: bytes) -> Told | None:
+            try:
+                st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            if name in _SELF:
+                return _NO_ENTRY, node.id, _DIRECTORY
+            child = lowers.get((root, st.st_dev, st.st_ino))
+            if (
+                child is None
+                or child.parent is not node
+                or child.name != name
+                or child.kind != st.st_mode & _KIND
+            ):
+                child = tree.node(node, name, st, False)
+            if child.upper:
+                st = tree.status(child)
+            packed = entry(child, st, False)
+            child.lookups += 1
+            return packed, child.id, child.kind >> 12
+
+        return told
+
     def _look(self, node: Node, name: bytes) -> tuple[Node, bytes] | None:
         """An entry of a directory that may be read, but perhaps not entered."""
-        if name in (b".", b".."):
+        if name in _SELF:
             return node if name == b"." else node.parent or node, _NO_ENTRY
         if node.root < 0:
             child = next(root for root in self.tree.roots if root.name == name)

@@ -2,9 +2,9 @@
 
 pyfuse3 (and libfuse beneath it) is given one end of a socket pair for its /dev/fuse.  What the
 lane does not answer itself is written to the other end as the kernel sent it, and what comes
-back goes to the kernel as it is: the handshake, what needs a thread (``fsync``, a large copy-up),
-what is rare.  So everything that pyfuse3 can serve is served, and what a script asks for
-thousands of times costs one read, one method, one write.
+back goes to the kernel as it is: the handshake, ``fsync``, which needs a thread, and what is rare.
+So everything that pyfuse3 can serve is served, and what a script asks for thousands of times
+costs one read, one method, one write.
 
 One request is one synchronous stretch, in the order in which the kernel sent them.  The lane
 waits in poll(2) for a moment after each answer, because the next request mostly follows at once,
@@ -38,6 +38,7 @@ _BUFFER = 4 << 20
 _SO_SNDBUFFORCE = 32
 _MOMENT_MS = 1
 _BURST = 32
+_PYFUSE3 = object()
 _MORE = (errno.EINTR, errno.EAGAIN, errno.ENOENT)
 """ENOENT: the request was taken back just now, for its process was killed."""
 
@@ -77,13 +78,13 @@ class Lane:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._bring_back)
             nursery.start_soon(self._pyfuse3)
-            await self._read()
+            await self._read(nursery)
             nursery.cancel_scope.cancel()
 
     async def _pyfuse3(self) -> None:
         await pyfuse3.main()
 
-    async def _read(self) -> None:
+    async def _read(self, nursery: trio.Nursery) -> None:
         burst = 0
         while True:
             try:
@@ -101,36 +102,38 @@ class Lane:
                 continue
             if not length:
                 return
-            forwarded = self._one(length)
+            left = self._one(self._whole[:length])
             burst += 1
-            if forwarded is not None:
-                await self._forward(forwarded)
+            if left is not None:
+                if isinstance(left, BigCopy):
+                    nursery.start_soon(self._after, left, bytes(self._whole[:length]))
+                else:
+                    await self._forward(self._whole[:length])
                 burst = 0
             elif burst >= _BURST or self.waiting:
                 burst = 0
                 await trio.lowlevel.checkpoint()
 
-    def _one(self, length: int) -> memoryview | None:
-        """Answer one request; or return it, where it is not ours to answer."""
-        _, opcode, unique, inode, uid, gid, pid, _, _ = wire.IN.unpack_from(self._buffer)
+    def _one(self, request: memoryview) -> BigCopy | object | None:
+        """Answer one request; or return the copy that it waits for, or (``_PYFUSE3``) that it is
+        not ours to answer."""
+        _, opcode, unique, inode, uid, gid, pid, _, _ = wire.IN.unpack_from(request)
         method = self.direct.get(opcode)
         if method is None:
-            return self._not_ours(opcode, unique, length)
+            return self._not_ours(opcode, unique)
         view = self.view
         view.requests += 1
         caller = self._caller
         caller.uid, caller.gid, caller.pid = uid, gid, pid
         try:
-            done = method(view, inode, self._whole[wire.BODY : length], caller)
-        except BigCopy:
-            view.requests -= 1  # pyfuse3's handler counts it
-            self.waiting += 1
-            return self._whole[:length]
+            done = method(view, inode, request[wire.BODY :], caller)
+        except BigCopy as need:
+            return need
         except OSError as error:
-            self._answer(wire.OUT.pack(16, -(error.errno or errno.EIO), unique))
+            self._fail(unique, error)
         except Exception:
             log.exception("%s failed", getattr(method, "__name__", opcode))
-            self._answer(wire.OUT.pack(16, -errno.EIO, unique))
+            self._fail(unique, None)
         else:
             if done is not NO_ANSWER:
                 self._reply(unique, done)
@@ -138,6 +141,26 @@ class Lane:
         if tree.table.dropped or len(tree.pool) > tree.pool_limit:
             tree.tidy()
         return None
+
+    async def _after(self, need: BigCopy, request: bytes) -> None:
+        """Answer a request once the copy that it waits for is made."""
+        self.waiting += 1
+        left: BigCopy | object | None = need
+        try:
+            while isinstance(left, BigCopy):
+                await self.view.copy_aside(left)
+                left = self._one(memoryview(request))
+        except OSError as error:
+            self._fail(wire.IN.unpack_from(request)[2], error)
+        except Exception:
+            log.exception("a copy failed")
+            self._fail(wire.IN.unpack_from(request)[2], None)
+        finally:
+            self.waiting -= 1
+
+    def _fail(self, unique: int, error: OSError | None) -> None:
+        code = errno.EIO if error is None or not error.errno else error.errno
+        self._answer(wire.OUT.pack(wire.OUT.size, -code, unique))
 
     def _reply(self, unique: int, body: Any) -> None:
         if not isinstance(body, bytes):  # data in a buffer that is used again
@@ -157,16 +180,16 @@ class Lane:
 
     # -- what is not ours ------------------------------------------------------------------------
 
-    def _not_ours(self, opcode: int, unique: int, length: int) -> memoryview | None:
+    def _not_ours(self, opcode: int, unique: int) -> object | None:
         if opcode == wire.INTERRUPT:
             return None  # nothing here is ever waited for without an end
         if opcode == wire.INIT:
             self._init = unique
         if opcode == wire.FLUSH:
-            self._answer(wire.OUT.pack(16, -errno.ENOSYS, unique))
+            self._answer(wire.OUT.pack(wire.OUT.size, -errno.ENOSYS, unique))
             return None
         self.waiting += 1
-        return self._whole[:length]
+        return _PYFUSE3
 
     async def _forward(self, request: memoryview) -> None:
         while True:

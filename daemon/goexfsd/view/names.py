@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from pyfuse3 import EntryAttributes, FileInfo
 
 from goexfsd.layer.format import owner_needs
+from goexfsd.layer.writer import fd_path
 from goexfsd.view.handling import Context, State, as_entry, entry_handler, handler
 from goexfsd.view.node import TOP, Node
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAMELESS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
 
 
@@ -146,6 +148,31 @@ class Names(State):
         st = os.fstat(fd)
         node = self.tree.node(parent, name, st, True)
         node.fd, node.readable, node.writable, node.opens = fd, True, True, 1
+        entry = self.attributes.entry(node, st, True)
+        node.lookups += 1
+        return self.handle(node, ctx), entry
+
+    def tmpfile(self, parent_inode: int, mode: int, ctx: Context) -> tuple[int, bytes]:
+        """open(2) with O_TMPFILE: a file without a name, which ``link`` may give it one."""
+        parent = self.known(parent_inode)
+        self.changer.may_create(parent, b"")
+        mode = self._mode(parent, stat.S_IMODE(mode), ctx)
+        owner = self._owner(parent, ctx)
+        quota = self.tree.layer.quota
+        if quota is not None:
+            quota.want_inode()
+        path = fd_path(self.tree.upper_fd(parent))
+        fd = self.changer.act((parent,), os.open, path, _NAMELESS, mode | self._lent(stat.S_IFREG))
+        if owner is not None:
+            os.fchown(fd, *owner)
+            if mode & _SPECIAL:
+                os.fchmod(fd, mode)
+        st = os.fstat(fd)
+        if self._lent(stat.S_IFREG) & ~mode:
+            self.tree.layer.lend_mode(parent.root, st.st_ino, stat.S_IFREG | mode)
+        if quota is not None:
+            quota.spend_on(st)
+        node = self.changer.nameless(parent.root, fd, st)
         entry = self.attributes.entry(node, st, True)
         node.lookups += 1
         return self.handle(node, ctx), entry

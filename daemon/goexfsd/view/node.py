@@ -71,6 +71,7 @@ class Node:
         "lower_fd",
         "more",
         "name",
+        "nameless",
         "opens",
         "parent",
         "plain",
@@ -119,6 +120,8 @@ class Node:
         self.writable = False
         self.opens = 0
         self.gone = False
+        self.nameless = False
+        """Made by O_TMPFILE, and without a name yet."""
         self.acl: bool | None = None
         """Whether a directory has a default ACL; None: not asked yet."""
         self.subdirs: int | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Sequence
 
 from goexfsd.layer.copyup import open_base
@@ -18,6 +19,8 @@ from goexfsd.layer.writer import Layer, fd_path
 from goexfsd.view.node import Node, base_number, created_number, second_number
 from goexfsd.view.places import DIRECTORY, STAGING, Places
 
+_KIND = 0o170000
+_ENCODING = sys.getfilesystemencoding()
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -122,7 +125,9 @@ class Tree(Places):
     def _new_node(self, parent: Node, name: bytes, st: os.stat_result, upper: bool) -> Node:
         if not upper:
             key = (parent.root, st.st_dev, st.st_ino)
-            copy = self._copy_of(key, st) if key in self.ledger.copied else None
+            if key not in self.ledger.copied:
+                return self._base_node(parent, name, st, key)
+            copy = self._copy_of(key, st)
             if copy is not None and copy.st_ino in self.table.uppers:
                 known = self.table.uppers[copy.st_ino]
                 self.table.bind(known, parent, name)
@@ -131,6 +136,18 @@ class Tree(Places):
         node = Node(number, stat.S_IFMT(st.st_mode), parent.root, parent, name)
         self.table.add(node)
         self.describe(node, parent, name, st, upper)
+        return node
+
+    def _base_node(self, parent: Node, name: bytes, st: os.stat_result, key: Key) -> Node:
+        """A node for a base entry that the layer knows nothing of: what most of them are."""
+        table = self.table
+        number = table.number(base_number(key, self.root_devs[parent.root]))
+        node = Node(number, st.st_mode & _KIND, parent.root, parent, name)
+        table.by_id[number] = node
+        parent.refs += 1
+        node.key = key
+        table.lowers[key] = node
+        node.lower = True
         return node
 
     def describe(
@@ -229,9 +246,9 @@ class Tree(Places):
             finally:
                 os.close(fd)
             if seen:
-                found += [name for text in names if (name := os.fsencode(text)) not in seen]
+                found += [name for text in names if (name := _encoded(text)) not in seen]
             else:
-                found += map(os.fsencode, names)
+                found += [_encoded(text) for text in names]
         if self.is_root(node):
             found = [name for name in found if not name.startswith(STAGING)]
         return found
@@ -253,6 +270,11 @@ class Tree(Places):
         finally:
             os.close(fd)
         return found, seen
+
+
+def _encoded(name: str) -> bytes:
+    """``os.fsencode`` without its questions."""
+    return name.encode(_ENCODING, "surrogateescape")
 
 
 def _maybe_whiteout(entry: os.DirEntry[str]) -> bool:

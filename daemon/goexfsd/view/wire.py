@@ -16,7 +16,8 @@ MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK = 8, 9, 10, 11, 12, 13
 OPEN, READ, WRITE, RELEASE = 14, 15, 16, 18
 GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT = 22, 23, 24, 25, 26
 OPENDIR, RELEASEDIR, CREATE, INTERRUPT = 27, 29, 35, 36
-BATCH_FORGET, READDIRPLUS, RENAME2 = 42, 44, 45
+BATCH_FORGET, FALLOCATE, READDIRPLUS, RENAME2, LSEEK = 42, 43, 44, 45, 46
+COPY_FILE_RANGE, TMPFILE = 47, 51
 
 IN = struct.Struct("=IIQQIIIHH")
 """len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding"""
@@ -64,6 +65,13 @@ FORGET_IN = struct.Struct("=Q")
 BATCH_FORGET_IN = struct.Struct("=II")
 FORGET_ONE = struct.Struct("=QQ")
 """nodeid, nlookup"""
+FALLOCATE_IN = struct.Struct("=QQQII")
+"""fh, offset, length, mode, padding"""
+LSEEK_IN = struct.Struct("=QQII")
+"""fh, offset, whence, padding"""
+LSEEK_OUT = struct.Struct("=Q")
+COPY_FILE_RANGE_IN = struct.Struct("=QQQQQQQ")
+"""fh_in, off_in, nodeid_out, fh_out, off_out, len, flags"""
 INIT_HEAD = struct.Struct("=IIII")
 """major, minor, max_readahead, flags: how both sides of the handshake begin"""
 

@@ -120,6 +120,7 @@ class Commands:
             await self._obey()
             nursery.cancel_scope.cancel()
         self.view.tree.layer.write_back()
+        self.view.tree.layer.drain()
         self.view.tree.layer.sync_records()
 
     async def _obey(self) -> None:
@@ -176,6 +177,7 @@ class Commands:
     async def _sync(self, message: dict[str, Any]) -> dict[str, Any]:
         layer = self.view.tree.layer
         layer.write_back()
+        await trio.to_thread.run_sync(layer.drain)
         await trio.to_thread.run_sync(layer.sync_records)
         return {"mutations": layer.changes}
 
