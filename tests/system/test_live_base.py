@@ -157,6 +157,34 @@ def test_each_read_is_of_one_version(view: View) -> None:
     _until(lambda: _shows_all(base, top, touched))
 
 
+def test_what_came_or_went_a_moment_ago_is_no_error(view: View) -> None:
+    """The kernel still believes what it was told of a name: opening for writing looks again."""
+    base, top = view.roots[0], view.top
+    assert not (top / "new").exists()
+    (base / "new").write_text("theirs")
+    with open(top / "new", "a") as file:
+        file.write(", and ours")
+    assert (top / "new").read_text() == "theirs, and ours"
+    assert not (top / "other").exists()
+    (base / "other").symlink_to("new")
+    assert not (top / "third").exists()
+    (base / "third").write_text("theirs")
+    with pytest.raises(FileExistsError):
+        open(top / "third", "x").close()
+    with open(top / "other", "a") as file:
+        file.write("!")
+    assert (top / "new").read_text() == "theirs, and ours!"
+    assert (top / "x" / "a").stat()
+    (base / "x" / "a").unlink()
+    (top / "x" / "a").write_text("ours")
+    assert (top / "x" / "a").read_text() == "ours"
+    assert (top / "b").stat()
+    (base / "b").unlink()
+    with pytest.raises(FileNotFoundError):
+        os.truncate(top / "b", 0)
+    assert not (base / "x" / "a").exists()
+
+
 def _check_open(fd: int) -> None:
     """A file that is open reads as one version, once a read has found out that it changed."""
     data = os.pread(fd, 1 << 20, 0)

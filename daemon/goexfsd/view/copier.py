@@ -98,9 +98,8 @@ class Copier:
 
     def _copy_directory(self, node: Node) -> None:
         tree, layer = self.tree, self.layer
+        st = tree.lower_status(node)
         name, at = tree.lower_place(node)
-        st = os.stat(name, dir_fd=at, follow_symlinks=False)
-        tree.verify(node, st)
         source = in_dir(at, name)
         path = tree.lower_path(node)
         if tree.is_root(node):
@@ -178,9 +177,8 @@ class Copier:
     def _copy_special(self, node: Node) -> None:
         tree, layer = self.tree, self.layer
         parent = tree.parent_of(node)
+        st = tree.lower_status(node)
         name, at = tree.lower_place(node)
-        st = os.stat(name, dir_fd=at, follow_symlinks=False)
-        tree.verify(node, st)
         self.make_upper(parent)
         tmp = copyup.build(layer, name, at, st)
         try:
@@ -250,30 +248,18 @@ class Copier:
             return node.fd
         if node.gone:
             return os.open(fd_path(node.fd), os.O_RDONLY | os.O_CLOEXEC)
-        name, at = self.tree.lower_place(node)
-        fd = copyup.open_base(name, at)
-        try:
-            self.tree.verify(node, os.fstat(fd))
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+        return self.tree.open_lower(node)
 
     def _open_unread(self, node: Node, length: int | None) -> tuple[int, bytes]:
         """A descriptor and a path for a base file that its owner may not read: enough, where
         none of its bytes are wanted."""
         if node.gone:
             raise fail(errno.EACCES)
-        name, at = self.tree.lower_place(node)
-        fd = os.open(name, PIN, dir_fd=at)
-        try:
-            st = os.fstat(fd)
-            self.tree.verify(node, st)
-            if length != 0 and st.st_size:
-                raise fail(errno.EACCES)
-        except BaseException:
+        fd = self.tree.open_lower(node, PIN)
+        if length != 0 and os.fstat(fd).st_size:
             os.close(fd)
-            raise
+            raise fail(errno.EACCES)
+        name, at = self.tree.lower_place(node)
         return fd, in_dir(at, name)
 
     def _copy_contents(self, node: Node, src: int, length: int | None) -> Copied:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pyfuse3 import FileInfo
 
 from goexfsd import kernel
-from goexfsd.layer.copyup import open_base
 from goexfsd.layer.quota import BLOCK, Quota
 from goexfsd.layer.writer import fd_path
 from goexfsd.view.handling import Context, State, handler, in_thread
@@ -248,13 +247,7 @@ class Data(State):
         if node.gone:
             fd = os.open(fd_path(node.fd), os.O_RDONLY | os.O_CLOEXEC)
         else:
-            name, at = self.tree.lower_place(node)
-            fd = open_base(name, at)
-            try:
-                self.tree.verify(node, os.fstat(fd))
-            except BaseException:
-                os.close(fd)
-                raise
+            fd = self.tree.open_lower(node)
         self._replace_fd(node, fd, readable=True, writable=False)
 
     def _open_backing(self, node: Node, reading: bool, writing: bool) -> None:

@@ -113,20 +113,19 @@ class Directories(Metadata):
     def told_of(self, listing: Listing, name: bytes) -> Told | None:
         """What the kernel is told of one name, which it then knows; None if it is gone."""
         node = listing.node
-        if listing.types is None:
-            try:
-                found = self._look(node, name)
-            except PermissionError:
+        try:
+            found = self._look(node, name)
+        except PermissionError:
+            if listing.types is None:
                 listing.types = self._types(node)
-            else:
-                if found is None:
-                    return None
-                child, entry = found
-                if entry is not _NO_ENTRY:
-                    child.lookups += 1
-                return entry, child.id, child.kind >> 12
-        number, kind = listing.types.get(name, (1, 0))
-        return _NO_ENTRY, number, kind
+            number, kind = listing.types.get(name, (node.id, 0))
+            return _NO_ENTRY, number, kind
+        if found is None:
+            return None
+        child, entry = found
+        if entry is not _NO_ENTRY:
+            child.lookups += 1
+        return entry, child.id, child.kind >> 12
 
     def fill(self, listing: Listing, offset: int, room: int) -> bytes:
         """What ``readdirplus`` answers: entries from ``offset`` on, as many as fit."""

@@ -229,6 +229,7 @@ def _want_more(answer: bytearray) -> None:
 
 
 def _may_fail(error: OSError) -> None:
-    """The kernel does not want every answer: a process was killed, the mount is going away."""
+    """The kernel does not want every answer: a process was killed, the mount is going away.  One
+    that it does not understand has ended its request, with EIO."""
     if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINTR):
-        raise error
+        log.error("the kernel refused an answer: %s", error.strerror)

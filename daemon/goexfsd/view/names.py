@@ -142,7 +142,13 @@ class Names(State):
                     os.fchmod(fd, mode)
             return fd
 
-        fd = self.changer.create(parent, name, make)
+        try:
+            fd = self.changer.create(parent, name, make)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            # The base has it since the kernel was told that it has not: let it look again.
+            raise OSError(errno.ESTALE, "there is such an entry by now") from None
         self._withhold(parent, name, stat.S_IFREG | mode)
         self.tree.layer.changes += 1
         st = os.fstat(fd)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 
 from goexfsd import kernel
+from goexfsd.layer.copyup import READ, open_base
 from goexfsd.layer.format import is_whiteout
 from goexfsd.layer.writer import Layer, fd_path, in_dir, upper_name
 from goexfsd.view.node import TOP, Node, Table
@@ -34,6 +35,15 @@ FRESH_NS = 1_000_000_000
 _PATH_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 PIN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+
+
+def vanished(error: OSError) -> OSError:
+    """What to tell of a base entry that is no longer where it was found: ESTALE, at which the
+    kernel looks the name up again (what it finds then is the answer)."""
+    if error.errno in _GONE:
+        return OSError(errno.ESTALE, "the base entry is gone")
+    return error
+
 
 Place = tuple[bytes, int]
 """A name and the descriptor of the directory it is in."""
@@ -267,16 +277,36 @@ class Places:
                 return os.fstat(node.upper_fd)
             name, at = self.upper_place(node)
             return os.stat(name, dir_fd=at, follow_symlinks=False)
-        name, at = self.lower_place(node)
-        st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        return self.lower_status(node)
+
+    def lower_status(self, node: Node) -> os.stat_result:
+        """The status of the base entry that a node shows."""
+        try:
+            name, at = self.lower_place(node)
+            st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        except OSError as error:
+            raise vanished(error) from None
         self.verify(node, st)
         return st
+
+    def open_lower(self, node: Node, flags: int = READ) -> int:
+        """Open the base entry that a node shows, for reading unless ``flags`` say otherwise."""
+        try:
+            name, at = self.lower_place(node)
+            fd = open_base(name, at) if flags == READ else os.open(name, flags, dir_fd=at)
+        except OSError as error:
+            raise vanished(error) from None
+        try:
+            self.verify(node, os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def check_place(self, node: Node) -> None:
         """ESTALE, or what stat says, unless the base has a node's entry where it was found."""
         if not self.stable[node.root]:
-            name, at = self.lower_place(node)
-            self.verify(node, os.stat(name, dir_fd=at, follow_symlinks=False))
+            self.lower_status(node)
 
     def verify(self, node: Node, st: os.stat_result) -> None:
         """ESTALE unless the base still has the entry that the node was made for."""
