@@ -73,6 +73,8 @@ class Hold:
     ended: trio.Event = field(default_factory=trio.Event)
     _waiting: dict[int, tuple[trio.Event, list[dict[str, Any]]]] = field(default_factory=dict)
     _count: int = 0
+    # A worker that its owner has stopped holds up this view's thread, not everybody's.
+    _room: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
     async def call(self, cmd: str, *, fds: Sequence[int] = (), **options: Any) -> dict[str, Any]:
         """Send a command (and descriptors) to the worker and wait for its answer."""
@@ -105,7 +107,9 @@ class Hold:
         try:
             with trio.fail_after(COMMAND_SECONDS):
                 for top in self.place.written:
-                    await trio.to_thread.run_sync(_syncfs, str(top), abandon_on_cancel=True)
+                    await trio.to_thread.run_sync(
+                        _syncfs, str(top), abandon_on_cancel=True, limiter=self._room
+                    )
         except trio.TooSlowError as error:
             raise ViewFailed("the view does not answer") from error
         except OSError as error:

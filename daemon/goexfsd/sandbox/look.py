@@ -16,9 +16,11 @@ import functools
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -28,6 +30,9 @@ from goexfsd import kernel
 _LISTENING = 0x10000  # __SO_ACCEPTCON, in /proc/net/unix
 _DATAGRAM = 2
 _MOST_SOCKETS = 200
+_MOST_DIRECTORIES = 64
+_AT_ONCE = 4
+_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +84,36 @@ def beneath(path: str, directory: str) -> bool:
     return path == directory or directory == "/" or path.startswith(directory + "/")
 
 
-async def look(search: Search, seconds: float = 10) -> Found:
-    """Carry out the search; SandboxFailed if a file system does not answer in time."""
+async def look(search: Search, seconds: float = _SECONDS) -> Found:
+    """Carry out the search; SandboxFailed if it is not done in time."""
+    # A thread that hangs in a file system cannot be stopped: a user's can be no more than these.
+    room = _rooms.setdefault(search.uid, trio.CapacityLimiter(_AT_ONCE))
+    until = time.monotonic() + seconds
     with trio.move_on_after(seconds):
-        return await trio.to_thread.run_sync(_look, search, abandon_on_cancel=True)
+        with contextlib.suppress(TimeoutError):
+            return await trio.to_thread.run_sync(
+                _look, search, until, abandon_on_cancel=True, limiter=room
+            )
     raise SandboxFailed(
         f"{search.home} does not answer: what has to be hidden there cannot be found",
-        hint="a network or FUSE file system may hang",
+        hint="a network or FUSE file system may hang, or a pattern match too much",
     )
 
 
-def _look(search: Search) -> Found:
+_rooms: WeakValueDictionary[int, trio.CapacityLimiter] = WeakValueDictionary()
+"""By uid; a room is there as long as somebody is in it."""
+
+
+def _look(search: Search, until: float = float("inf")) -> Found:
     listening = _listening()
     with kernel.eyes_of(search.uid, search.gid, search.groups):
-        return _Eyes(search).found(listening)
+        return _Eyes(search, until).found(listening)
 
 
 class _Eyes:
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, until: float) -> None:
         self.search = search
+        self.until = until
         self.own_home = self._own_home()
         self.visible = tuple(
             path for path in search.visible if path != search.home or self.own_home
@@ -111,7 +127,7 @@ class _Eyes:
         return Found(
             own_home=self.own_home,
             masks=tuple(masks[path] for path in sorted(masks)),
-            sockets=tuple(self._sockets(listening, covered)),
+            sockets=tuple(dict.fromkeys(self._sockets(listening, covered))),
             walls=tuple(dict.fromkeys(self._walls())),
             pins=tuple(self._pins([*inner, *(dest for _, dest in fixed)])),
             read_only=fixed,
@@ -121,7 +137,7 @@ class _Eyes:
         """What matches below a view, as (source, dest).  No symlink is followed, nor shown."""
         tree = _tree(tuple("/" + pattern for pattern in patterns))[1]
         for source, dest in self.search.views:
-            for path in _walk(tree, source, follow=False):
+            for path in _walk(tree, source, self.until, follow=False):
                 place = dest + path[len(source) :]
                 if self._view(place) == (source, dest) and not Path(path).is_symlink():
                     yield path, place
@@ -147,7 +163,7 @@ class _Eyes:
 
     def _masks(self) -> Iterator[Mask]:
         absolute = tuple(path for path in self.search.hidden if path.startswith(("/", "~/")))
-        for path in matches(absolute, self.search.home):
+        for path in matches(absolute, self.search.home, self.until):
             yield from self._mask(path)
         relative = tuple(path for path in self.search.hidden if not path.startswith(("/", "~/")))
         for source, dest in self._below_views(relative):
@@ -182,20 +198,30 @@ class _Eyes:
         return max(holding, key=lambda view: len(view[1]), default=None)
 
     def _sockets(self, listening: list[str], covered: list[str]) -> Iterator[str]:
-        """Those in sight.  In a directory that is made empty, not even their names are."""
-        count = 0
+        """Those in sight.  In a directory that is made empty, not even their names are.
+
+        The kernel knows the name that a server once gave; anybody can give any name, in a mount
+        namespace of their own.  So what is no socket is left alone, and where none is (any more),
+        those around are taken: a program may rename its socket into place, as ssh does.
+        """
+        count, left = 0, set[str]()
         for path in listening:
             real = os.path.realpath(path)
             if self._view(real) or not any(beneath(real, shown) for shown in self.visible):
                 continue
             if any(beneath(real, directory) for directory in covered):
                 continue
-            if not os.path.exists(real):  # noqa: PTH110  (Path's raises where one may not look)
-                continue
-            count += 1
+            if _is_socket(real):
+                found = [real]
+            else:
+                directory = os.path.dirname(real)  # noqa: PTH120
+                looked = directory in left or len(left) >= _MOST_DIRECTORIES
+                found = [] if looked else _sockets_in(directory)
+                left.add(directory)
+            yield from found
+            count += len(found)
             if count > _MOST_SOCKETS:
                 raise SandboxFailed("too many sockets in the directories that scripts see")
-            yield real
 
     def _walls(self) -> Iterator[str]:
         for _, dest in self.search.views:
@@ -232,6 +258,21 @@ def _straight(top: str, below: str) -> bool:
     return True
 
 
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _sockets_in(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if _is_socket(entry.path)]
+    except OSError:
+        return []
+
+
 def _listening() -> list[str]:
     """The paths of unix sockets that one could connect or send to."""
     found = []
@@ -253,6 +294,8 @@ class _Node:
     hidden: bool = False
     children: dict[str, _Node] = field(default_factory=dict)
     globs: list[tuple[re.Pattern[str], _Node]] = field(default_factory=list)
+    either: re.Pattern[str] | None = None
+    """All of ``globs`` at once: most names match none."""
 
     def child(self, part: str) -> _Node:
         if not any(char in part for char in "*?["):
@@ -260,6 +303,15 @@ class _Node:
         node = _Node()
         self.globs.append((re.compile(fnmatch.translate(part)), node))
         return node
+
+    def matching(self, name: str) -> list[_Node]:
+        """What follows ``name``."""
+        found = [self.children[name]] if name in self.children else []
+        if self.globs and self.either is None:
+            self.either = re.compile("|".join(pattern.pattern for pattern, _ in self.globs))
+        if self.either is not None and self.either.match(name):
+            found += [child for pattern, child in self.globs if pattern.match(name)]
+        return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -274,29 +326,33 @@ def _tree(patterns: tuple[str, ...]) -> tuple[_Node, _Node]:
     return home, top
 
 
-def matches(patterns: tuple[str, ...], home: str) -> list[str]:
-    """The existing paths that match: ``~/`` is ``home``; what cannot be entered is skipped."""
+def matches(patterns: tuple[str, ...], home: str, until: float = float("inf")) -> list[str]:
+    """The existing paths that match: ``~/`` is ``home``; what cannot be entered is skipped.
+
+    TimeoutError if it is not done ``until`` then (by ``time.monotonic``).
+    """
     below_home, top = _tree(patterns)
-    return [*_walk(below_home, home.rstrip("/")), *_walk(top, "")]
+    return [*_walk(below_home, home.rstrip("/"), until), *_walk(top, "", until)]
 
 
-def _walk(node: _Node, directory: str, *, follow: bool = True) -> Iterator[str]:
+def _walk(node: _Node, directory: str, until: float, *, follow: bool = True) -> Iterator[str]:
+    if time.monotonic() > until:
+        raise TimeoutError
     if not follow and Path(directory).is_symlink():
         return
     try:
         names = _names(node, directory or "/")
     except OSError:
-        yield from _blind(node, directory)
+        yield from _blind(node, directory, until)
         return
     for name in names:
         path = f"{directory}/{name}"
-        candidates = [node.children[name]] if name in node.children else []
-        candidates += [child for pattern, child in node.globs if pattern.match(name)]
+        candidates = node.matching(name)
         if any(child.hidden for child in candidates):
             yield path
         else:
             for child in candidates:
-                yield from _walk(child, path, follow=follow)
+                yield from _walk(child, path, until, follow=follow)
 
 
 def _names(node: _Node, directory: str) -> list[str]:
@@ -307,7 +363,7 @@ def _names(node: _Node, directory: str) -> list[str]:
     return [name for name in node.children if os.path.lexists(f"{directory}/{name}")]
 
 
-def _blind(node: _Node, directory: str) -> Iterator[str]:
+def _blind(node: _Node, directory: str, until: float) -> Iterator[str]:
     """A directory that may be entered but not listed: names can still be tried."""
     for name, child in node.children.items():
         path = f"{directory}/{name}"
@@ -316,4 +372,4 @@ def _blind(node: _Node, directory: str) -> Iterator[str]:
         if child.hidden:
             yield path
         else:
-            yield from _walk(child, path)
+            yield from _walk(child, path, until)
