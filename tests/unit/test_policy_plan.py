@@ -181,14 +181,18 @@ def test_account_fields_cannot_be_forged() -> None:
 @pytest.mark.parametrize(
     "name",
     ["API_TOKEN", "github_token", "AWS_REGION", "SSH_AUTH_SOCK", "DBPASSWORD", "STRIPE_KEY",
-     "MY_SECRET_THING", "GOOGLE_APPLICATION_CREDENTIALS", "OPENAI_API_KEY", "KUBECONFIG"],
+     "MY_SECRET_THING", "GOOGLE_APPLICATION_CREDENTIALS", "OPENAI_API_KEY", "KUBECONFIG",
+     "MYSQL_PWD", "DB_PASS", "GITHUB_PAT", "CI_JOB_JWT", "SLACK_WEBHOOK_URL"],
 )  # fmt: skip
 def test_secret_variables_are_refused(name: str) -> None:
     with pytest.raises(Denied, match="looks like a secret"):
         launch("true", env={name: "x"})
 
 
-@pytest.mark.parametrize("name", ["EDITOR", "GIT_AUTHOR_NAME", "KEYBOARD", "MONKEY", "http_proxy"])
+@pytest.mark.parametrize(
+    "name",
+    ["EDITOR", "GIT_AUTHOR_NAME", "KEYBOARD", "MONKEY", "http_proxy", "PWD", "OLDPWD", "COMPASS"],
+)
 def test_other_variables_are_passed_on(name: str) -> None:
     follows(shown(launch("true", env={name: "x"})), "--setenv", name, "x")
 
