@@ -74,6 +74,9 @@ CALLS: dict[str, tuple[list[int], str]] = {
     "mount_setattr": ([442, -100, 0, 0, 0, 0], "ENOSYS"),
     "open_tree_attr": ([467, -100, 0, 0, 0, 0], "ENOSYS"),
     "memfd_secret": ([447, 0], "ENOSYS"),
+    "io_setup": ([206, 1, 0], "ENOSYS"),
+    "quotactl_fd": ([443, 0, 0, 0, 0], "ENOSYS"),
+    "listns": ([470, 0, 0, 0, 0], "ENOSYS"),
     "a call of tomorrow": ([480, 0], "ENOSYS"),
     "kexec_load": ([246, 0, 0, 0, 0], "EPERM"),
     "kexec_file_load": ([320, 0, 0, 0, 0, 0], "EPERM"),
@@ -90,6 +93,16 @@ CALLS: dict[str, tuple[list[int], str]] = {
     "ioperm": ([173, 0, 1, 1], "EPERM"),
     "quotactl": ([179, 0, 0, 0, 0], "EPERM"),
     "personality": ([135, 0x0400000], "EPERM"),
+    "personality without randomness": ([135, 0x0040000], "EPERM"),
+    "process_madvise": ([440, 0, 0, 0, 0, 0], "EPERM"),
+    "kcmp": ([312, 1, 1, 0, 0, 0], "EPERM"),
+    "move_pages": ([279, 0, 0, 0, 0, 0, 0], "EPERM"),
+    "F_SETLEASE": ([72, 0, 1024, 0], "EPERM"),
+    "F_SETLEASE disguised": ([72, 0, (1 << 32) + 1024, 0], "EPERM"),
+    "TIOCSTI": ([16, 0, 0x5412, 0], "EPERM"),
+    "TIOCLINUX": ([16, 0, 0x541C, 0], "EPERM"),
+    "TIOCSETD": ([16, 0, 0x5423, 0], "EPERM"),
+    "TIOCSETD disguised": ([16, 0, (1 << 32) + 0x5423, 0], "EPERM"),
     "mknod char": ([259, -100, 0, 0o020666, 0], "EPERM"),
     "mknod block": ([259, -100, 0, 0o060666, 0], "EPERM"),
     "socket netlink": ([41, 16, 3, 0], "EAFNOSUPPORT"),
@@ -175,7 +188,7 @@ def test_identity(box: Box) -> None:
     assert said["caps"] == ["0000000000000000"] * 5
     assert (said["nnp"], said["seccomp"]) == ("1", "2")
     assert (said["map"][0], said["map"][2]) == (str(uid), "1")
-    assert said["core"] == [0, 0]
+    assert said["core"] == [1, 1]
     assert said["files"] == [4096, 4096]
     assert said["host"] == "goexfs"
     assert said["umask"] == 0o022
@@ -256,6 +269,7 @@ KERNEL_FILES = [
     "/proc/sys/vm/overcommit_memory",
     "/proc/sysrq-trigger",
     "/proc/irq/default_smp_affinity",
+    "/proc/pressure/cpu",
     "/sys/kernel/uevent_helper",
     "/sys/power/state",
     "/sys/devices/system/cpu/cpu1/online",
@@ -368,6 +382,13 @@ SECRETS = {
     ".cargo/credentials.toml": "KEY",
     ".local/share/keyrings/login.keyring": "KEY",
     ".claude/credentials.json": "KEY",
+    ".config/opencode/auth.json": "KEY",
+    ".config/mozilla/firefox/p/logins.json": "KEY",
+    ".config/configstore/firebase-tools.json": "KEY",
+    ".config/rbw/config.json": "KEY",
+    ".sbt/1.0/.credentials": "KEY",
+    ".ollama/id_ed25519": "KEY",
+    "passwords.kdbx": "KEY",
     ".docker/config.json": "KEY",
     ".kube/config": "KEY",
 }

@@ -126,3 +126,11 @@ def test_groups_of_another_daemon() -> None:
     other = mine.renamed("b")
     assert (other.unified, other.memory, other.pids) == (Path("/cg/b"), Path("/m/b"), None)
     assert other.v2 == mine.v2
+
+
+def test_a_report_that_a_script_made_up_is_no_status() -> None:
+    """It can write to the memory of the sandbox's first process, which reports."""
+    for said in ('"0"', "1e400", "-1", "256", "true", "null", "[1]", '{"a": 1}'):
+        assert _parse_report(f'{{"exit-code": {said}}}'.encode()) == (None, "")
+    deep = b'{"exit-code":' + b"[" * 16000
+    assert _parse_report(deep + b'\n{"exit-code": 3}\n') == (3, "")

@@ -169,7 +169,7 @@ def start(
     }
     argv = [str(fill.get(part, part)) for part in launch.program] + list(launch.command)
     try:
-        parked.become(argv, passed.pairs, fill["{report}"])
+        parked.become(argv, passed.pairs, fill["{report}"], walled=launch.walled)
     except OSError as error:
         raise SandboxFailed(f"the script's process is gone: {error}") from error
     fds.close(*(ours for ours, _ in passed.pairs))

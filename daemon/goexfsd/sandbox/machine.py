@@ -22,9 +22,12 @@ BWRAP_MINIMUM = (0, 8, 0)
 
 # Below /proc: what Docker masks and what bubblewrap leaves writable to the owner of a network
 # namespace.  A procfs of a pid namespace shows these of the whole machine.
-PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs")
+PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs", "pressure")
 PROC_MASKED_DIRS = ("acpi", "scsi", "asound")
-PROC_MASKED_FILES = ("kcore", "keys", "key-users", "latency_stats", "timer_list", "sched_debug")
+PROC_MASKED_FILES = (
+    *("kcore", "keys", "key-users", "latency_stats", "timer_list", "sched_debug"),
+    *("cmdline", "interrupts"),  # what boot loaders were told; when somebody presses a key
+)
 
 AUTHORITIES = (
     "/etc/ssl/certs/ca-certificates.crt",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from goexfsd.sandbox.cgroup import Cgroup, Groups, Limits, Mounts, open_groups
 _WAITER = str(Path(__file__).with_name("waiter.py"))
 _SECONDS = 10.0
 _SOON = 0.05
+# Not 0: that keeps the kernel from writing a core file, but not from handing the core to a program
+# (a core_pattern with a pipe), which runs as root outside.  1 keeps it from both: core(5).  That a
+# script lowers it is the filter's to prevent.
+_CORE = (1, 1)
 
 
 class Parked:
@@ -45,6 +50,7 @@ class Parked:
                 env={},
                 cwd="/",
             )
+        resource.prlimit(self.popen.pid, resource.RLIMIT_CORE, _CORE)
         self._failure: OSError | None = None
         self._mover = threading.Thread(target=self._move, name="parking", daemon=True)
         self._mover.start()
@@ -64,10 +70,16 @@ class Parked:
         if self._failure is not None:
             raise self._failure
 
-    def become(self, argv: list[str], numbers: list[tuple[int, int]], report: int) -> None:
-        """Execute ``argv`` with descriptors: ours → theirs.  OSError if it is gone."""
+    def become(
+        self, argv: list[str], numbers: list[tuple[int, int]], report: int, *, walled: bool
+    ) -> None:
+        """Execute ``argv`` with descriptors: ours → theirs.  OSError if it is gone.
+
+        ``walled``: not to reach abstract sockets and processes outside.
+        """
         theirs = ",".join(str(number) for _, number in numbers)
-        task = b"\0".join(os.fsencode(part) for part in (str(report), theirs, *argv))
+        parts = (str(report), theirs, "w" if walled else "", *argv)
+        task = b"\0".join(os.fsencode(part) for part in parts)
         fd = os.memfd_create("goexfs", os.MFD_CLOEXEC)
         try:
             os.pwrite(fd, task, 0)

@@ -30,6 +30,7 @@ SANDBOX_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 SECRET_NAMES = re.compile(
     r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH(?!OR)|_KEY$"
+    r"|(^|_)(PASS|PAT|CREDS|JWT|BEARER)$|(?<=.)(?<!OLD)PWD$|WEBHOOK|CONNECTION_?STRING|MNEMONIC"
     r"|^(AWS|AZURE|GOOGLE|GCP|VAULT|DBUS|SSH|GPG)_|^(KUBECONFIG|DOCKER_HOST|XAUTHORITY)$"
     r"|COOKIE",
     re.IGNORECASE,
@@ -40,7 +41,7 @@ SECRET_NAMES = re.compile(
 # whatever setpriv or bubblewrap complain of); the script's own stderr waits at 9.
 # When memory is short on the whole machine, a script dies first.
 _OUTER = (
-    'r=$1; ulimit -c 0 && ulimit -n "$2" && ulimit -f "$3" || exit; shift 3; '
+    'r=$1; ulimit -n "$2" && ulimit -f "$3" || exit; shift 3; '
     "echo 500 >/proc/self/oom_score_adj; "
     'exec "$@" 9>&2 8<&- 2>"/proc/self/fd/$r"'
 )
@@ -134,6 +135,8 @@ class Launch:
     grace_seconds: float
     joins: bool = False
     """It enters a network that was made for it; ``run`` must be given one."""
+    walled: bool = False
+    """It shares the machine's network, and is kept from its abstract sockets, where that can be."""
     reaches: tuple[str, ...] = ()
     """What of the network there is, in words."""
 
@@ -179,6 +182,7 @@ def plan(job: Job, policy: Policy, machine: Machine) -> Launch:
         wall_seconds=policy.wall_seconds,
         grace_seconds=policy.grace_seconds,
         joins=policy.network == "allow",
+        walled=policy.network == "host",
         reaches=reach.words(policy),
     )
 

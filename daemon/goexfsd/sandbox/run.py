@@ -36,6 +36,7 @@ _END_OF_FILE = b"\x04"  # VEOF: what Ctrl-D types
 _MOST_REPORT = 16384
 _TERMINAL_LINGERS = 2.0
 _MOST_SIGNAL = 64
+_MOST_STATUS = 255
 _KILLED = 128 + 9
 
 
@@ -286,14 +287,18 @@ class _Step:
 
 
 def _parse_report(report: bytes) -> tuple[int | None, str]:
-    """The script's exit status, if it ran to an end; and what bubblewrap complained of."""
+    """The script's exit status, if it ran to an end; and what bubblewrap complained of.
+
+    A script can make the first process say anything, by writing to its memory.
+    """
     status: int | None = None
     complaints: list[str] = []
     for line in report.decode("utf-8", "replace").splitlines():
         if line.startswith("{"):
-            with contextlib.suppress(ValueError):
-                said: Any = json.loads(line)
-                status = said.get("exit-code", status)
+            with contextlib.suppress(ValueError, RecursionError):
+                said: Any = json.loads(line).get("exit-code")
+                if type(said) is int and 0 <= said <= _MOST_STATUS:
+                    status = said
         elif line.strip():
             complaints.append(line.removeprefix("bwrap: ").strip())
     return status, "; ".join(complaints)[:1000]

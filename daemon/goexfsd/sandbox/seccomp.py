@@ -34,6 +34,7 @@ ABSENT = (
     "open_tree_attr",
     "memfd_secret",
     "quotactl_fd",
+    "io_setup",  # all of the machine's programs share one number of requests
     "lookup_dcookie",
     "uselib",
     "nfsservctl",
@@ -115,9 +116,12 @@ _CLONE_NEW = (
 )
 _CLONE_NEWTIME = 0x80  # in clone() these bits are the exit signal's
 _S_IFMT, _S_IFCHR, _S_IFBLK = 0o170000, 0o020000, 0o060000
-# Typing into the terminal, and the console's selection and paste (the low 32 bits count:
-# CVE-2019-10063).
-_IOCTLS = (0x5412, 0x541C)
+# TIOCSTI and TIOCLINUX: typing into the terminal, and the console's selection and paste (the low
+# 32 bits count: CVE-2019-10063).  TIOCSETD: line disciplines, which the kernel loads when asked.
+_IOCTLS = (0x5412, 0x541C, 0x5423)
+_F_SETLEASE = 1024
+_RLIMIT_CORE = 4
+_LOW = 0xFFFFFFFF
 
 # Numbers from 424 on are the same on all architectures: for names that an older libseccomp
 # does not know.
@@ -148,7 +152,8 @@ def summary() -> tuple[list[str], list[str], list[str]]:
     partly = (
         "unshare, clone with a namespace flag",
         "mknod of a device",
-        "ioctl TIOCSTI, TIOCLINUX",
+        "ioctl TIOCSTI, TIOCLINUX, TIOCSETD",
+        "fcntl F_SETLEASE",
         "personality other than the default",
     )
     unknown = f"calls numbered {_UNKNOWN.start} to {_UNKNOWN.stop - 1}"
@@ -176,6 +181,8 @@ def program(network: Network) -> bytes:
     rules.sockets()
     rules.terminals()
     rules.personalities()
+    rules.leases()
+    rules.cores()
     return rules.export()
 
 
@@ -210,10 +217,9 @@ class _Rules:
             self.call(errno.EPERM, "mknodat", self._lib.Arg(2, self._lib.MASKED_EQ, _S_IFMT, kind))
 
     def sockets(self) -> None:
-        low = 0xFFFFFFFF
         for family in range(_HIGHEST_FAMILY):
             if family not in FAMILIES:
-                same = self._lib.Arg(0, self._lib.MASKED_EQ, low, family)
+                same = self._lib.Arg(0, self._lib.MASKED_EQ, _LOW, family)
                 self.call(errno.EAFNOSUPPORT, "socket", same)
                 self.call(errno.EAFNOSUPPORT, "socketpair", same)
         above = self._lib.Arg(0, self._lib.GE, _HIGHEST_FAMILY)
@@ -222,13 +228,26 @@ class _Rules:
 
     def terminals(self) -> None:
         for request in _IOCTLS:
-            self.call(
-                errno.EPERM, "ioctl", self._lib.Arg(1, self._lib.MASKED_EQ, 0xFFFFFFFF, request)
-            )
+            self.call(errno.EPERM, "ioctl", self._lib.Arg(1, self._lib.MASKED_EQ, _LOW, request))
 
     def personalities(self) -> None:
         """Only the default: READ_IMPLIES_EXEC and its like weaken every later exec."""
         self.call(errno.EPERM, "personality", self._lib.Arg(0, self._lib.NE, 0))
+
+    def leases(self) -> None:
+        """A lease on a file of the owner's makes whoever opens it outside wait."""
+        command = self._lib.Arg(1, self._lib.MASKED_EQ, _LOW, _F_SETLEASE)
+        self.call(errno.EPERM, "fcntl", command)
+
+    def cores(self) -> None:
+        """The limit on core dumps stays: 0, the lower one, would let them out (``parked``).
+
+        Nothing happens and 0 is answered: who asks for less has it, and programs that hold
+        secrets end when they do not get it.
+        """
+        of_core = (self._lib.MASKED_EQ, _LOW, _RLIMIT_CORE)
+        self.call(0, "setrlimit", self._lib.Arg(0, *of_core))
+        self.call(0, "prlimit64", self._lib.Arg(1, *of_core), self._lib.Arg(2, self._lib.NE, 0))
 
     def export(self) -> bytes:
         fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
