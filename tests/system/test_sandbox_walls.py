@@ -88,6 +88,26 @@ def test_a_socket_that_was_renamed_is_walled_off(arena: Path) -> None:
         assert box.python(CONNECT, str(place / "name")).out == "Connection refused\n"
 
 
+def test_what_is_hidden_is_so_where_only_a_part_of_it_is_shown(arena: Path) -> None:
+    box = Box(arena)
+    keys = Path(box.home) / ".ssh" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "key").write_text("KEY")
+    state = arena / "state" / "store"
+    state.mkdir(parents=True)
+    (state / "layer").write_text("KEY")
+    for shown in (keys, keys / "key", state):
+        policy = {"read": (str(shown),), "home": False}
+        found = box.run(
+            "grep", "-rs", "KEY", str(shown), policy=policy, hide=(str(arena / "state"),)
+        )
+        assert found.status in (1, 2), found.out
+
+
+def test_more_processors_than_there_can_be(arena: Path) -> None:
+    assert Box(arena).run("true", policy={"cpu": 1e308}).status == 0
+
+
 # -- who looks holds up nobody else ---------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from goexfs.errors import SandboxFailed
 
 _V2_CONTROLLERS = ("memory", "pids", "cpu")
 _PERIOD = 100_000
+_MOST_CPUS = 8192  # as the kernel has it
 _FREEZE_SECONDS = 0.2
 _LEAF = "goexfs-daemon"
 
@@ -151,7 +152,7 @@ class Cgroup:
         if limits.max_processes is not None and self._pids is not None:
             _write(self._pids / "pids.max", str(limits.max_processes))
         if limits.cpu is not None and self._cpu is not None:
-            quota = max(1000, int(limits.cpu * _PERIOD))
+            quota = max(1000, int(min(limits.cpu, _MOST_CPUS) * _PERIOD))
             if "cpu" in self._v2:
                 _write(self._cpu / "cpu.max", f"{quota} {_PERIOD}")
             else:

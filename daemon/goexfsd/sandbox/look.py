@@ -180,8 +180,12 @@ class _Eyes:
             # A root that was handed over is not hidden.
             if real != dest and _straight(source, real[len(dest) :]):
                 yield from self._present(real, source + real[len(dest) :], in_view=True)
-        elif any(beneath(real, shown) for shown in self.visible):
-            yield from self._present(real, real, in_view=False)
+            return
+        for shown in self.visible:
+            if beneath(real, shown):
+                yield from self._present(real, real, in_view=False)
+            elif beneath(shown, real):  # asked for, below what is hidden
+                yield from self._present(shown, shown, in_view=False)
 
     def _present(self, path: str, look_at: str, *, in_view: bool) -> Iterator[Mask]:
         try:

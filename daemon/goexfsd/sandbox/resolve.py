@@ -305,6 +305,11 @@ def _pattern(path: str, source: str) -> str:
             hint="* stands for any part of one name; to find names at any depth elsewhere would"
             " mean to walk the whole tree before each run",
         )
+    if path.startswith("~") and not path.rstrip("/").startswith("~/"):
+        raise Usage(
+            f"{source}: {display(path)} is neither below ~/ nor clearly in the roots",
+            hint='home = false is what hides all of your home; "./~name" is a name in the roots',
+        )
     if not path.startswith(("/", "~/")):
         expression(path)  # Usage where that is no glob
     if not path.strip("/.*"):
