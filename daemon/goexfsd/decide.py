@@ -147,7 +147,7 @@ async def commit(
             refuse_pending(session.house.catalog.commits(state="intent"), row.roots)
             session.enter("commit")
             try:
-                warnings = await _review(session, row, select)
+                warnings = await _review(session, row.source, select)
                 result = await _run(session, row, select, rules, listen)
             except BaseException:
                 if not session.house.catalog.unfinished(session.id):
@@ -177,6 +177,7 @@ async def preview(
         async with locks.exclusive(roots):
             refuse_pending(session.house.catalog.commits(state="intent"), roots)
             layers = {"source": store.checkpoint(session.id, session.row.checkpoint)}
+            warnings = await _review(session, session.row.checkpoint, select)
             options = {"commit": "dry-run", "select": select, "dry": True, **rules.options()}
             found: list[dict[str, Any]] = []
             decided = _Decided(listen)
@@ -185,7 +186,8 @@ async def preview(
                     if message["event"] == "operations":
                         found += message["operations"]
                     elif message["event"] in ("planned", "nothing", "conflicts"):
-                        return _previewed(session, message, found, decided)
+                        result = _previewed(session, message, found, decided)
+                        return result.model_copy(update={"warnings": warnings})
                     else:
                         await decided.hear(message)
     raise CommitFailed("the commit worker ended early; nothing was changed")
@@ -216,7 +218,7 @@ def _previewed(
     )
 
 
-async def _review(session: Session, row: CommitRow, select: Selection) -> list[str]:
+async def _review(session: Session, checkpoint: int, select: Selection) -> list[str]:
     """The warnings of what is to be committed, with the names that they are about."""
     found: list[str] = []
 
@@ -232,7 +234,7 @@ async def _review(session: Session, row: CommitRow, select: Selection) -> list[s
         elif message["event"] == "done":
             found[:0] = message["warnings"]
 
-    await session.changes(None, row.source, select=select, listing="flagged", listen=listen)
+    await session.changes(None, checkpoint, select=select, listing="flagged", listen=listen)
     return found
 
 

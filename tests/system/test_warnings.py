@@ -79,8 +79,14 @@ def test_what_a_script_planted(
     assert "! git-hook: " in done.err
     assert "\x1b" not in done.out.partition("diff --git")[0] + done.err
 
+    tried = goexfs_json("commit", "--dry-run", "-s", name, user=ordinary_user)
+    shown = goexfs("commit", "--dry-run", "-s", name, user=ordinary_user)
+    assert "! git-hook: " in shown.err
+    assert "mass-deletion" not in shown.out
+
     result = goexfs_json("commit", "-s", name, user=ordinary_user)
     assert result["commit"] is not None
+    assert tried["warnings"] == result["warnings"]
     assert result["warnings"][0].startswith("mass-deletion: ")
     assert any(w.startswith("git-hook: .git/hooks/pre-commit: ") for w in result["warnings"])
     assert "name-control: a\\x1b[2Jb: its name has control characters" in result["warnings"]

@@ -172,7 +172,8 @@ def test_some_places_are_never_shown(path: str) -> None:
 @pytest.mark.parametrize(
     ("key", "path"),
     [("read", "relative"), ("read", "/a/../b"), ("read", ""), ("hide", "/a/**/b"), ("hide", "/"),
-     ("hide", "a\0"), ("hide", "~"), ("hide", "~/"), ("hide", "~root/x"), ("read_only", "/etc"), ("read_only", "~/x"), ("read_only", "../x")],
+     ("hide", "a\0"), ("hide", "~"), ("hide", "~/"), ("hide", "~root/x"),
+     ("read_only", "/etc"), ("read_only", "~/x"), ("read_only", "../x")],
 )  # fmt: skip
 def test_paths_that_make_no_sense(key: str, path: str) -> None:
     with pytest.raises(Usage):

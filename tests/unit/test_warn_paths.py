@@ -96,7 +96,20 @@ SAMPLES: dict[str, list[str]] = {
     "directory-env": [".envrc", "a/.envrc", ".env", "mise.toml"],
     "shell-start": [".bashrc", ".zshenv", ".config/fish/conf.d/x.fish", "etc/profile.d/a.sh"],
     "login-start": [".xinitrc", ".config/autostart/x.desktop", "Library/LaunchAgents/a.plist"],
-    "program-start": [".gdbinit", ".pythonrc.py", ".gitconfig", ".config/git/config"],
+    "program-start": [
+        ".gdbinit",
+        ".pythonrc.py",
+        ".gitconfig",
+        ".config/git/config",
+        ".aws/config",
+    ],
+    "on-path": [
+        ".local/bin/ls",
+        ".cargo/bin/cargo",
+        "home/me/bin/ls",
+        "usr/local/bin/x",
+        "usr/bin/x",
+    ],
     "ssh": [".ssh/authorized_keys", ".ssh/config"],
     "service": ["a.service", "b.timer", ".config/systemd/user/x.socket", "init.d/x"],
     "cron": ["etc/cron.d/x", "etc/cron.daily/y", "crontab", "var/spool/cron/crontabs/me"],
@@ -108,7 +121,7 @@ SAMPLES: dict[str, list[str]] = {
     "tool-config": [".eslintrc.js", "vite.config.ts", ".npmrc", ".yarnrc.yml"],
     "ci": [".github/workflows/ci.yml", ".gitlab-ci.yml", "Jenkinsfile", ".circleci/config.yml"],
     "editor": [".vscode/tasks.json", ".idea/runConfigurations/a.xml", ".exrc", ".dir-locals.el"],
-    "agent": [".mcp.json", "CLAUDE.md", ".cursor/rules/x"],
+    "agent": [".mcp.json", "CLAUDE.md", ".cursor/rules/x", ".opencode/agent/x.md", ".clinerules/x"],
 }
 HARMLESS = [
     "README.md",

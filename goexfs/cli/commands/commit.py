@@ -113,6 +113,7 @@ def command(
 
         print_json(result)
     elif dry_run and not result.get("conflicts"):
+        warnings(result)
         plan(result)
     else:
         warnings(result)
