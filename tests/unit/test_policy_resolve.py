@@ -173,6 +173,7 @@ def test_some_places_are_never_shown(path: str) -> None:
     ("key", "path"),
     [("read", "relative"), ("read", "/a/../b"), ("read", ""), ("hide", "/a/**/b"), ("hide", "/"),
      ("hide", "a\0"), ("hide", "~"), ("hide", "~/"), ("hide", "~root/x"),
+     ("hide", "a" * 4097), ("hide", "*a" * 33), ("mask", "[a]" * 33), ("environment", "A*" * 99),
      ("read_only", "/etc"), ("read_only", "~/x"), ("read_only", "../x")],
 )  # fmt: skip
 def test_paths_that_make_no_sense(key: str, path: str) -> None:

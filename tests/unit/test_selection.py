@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from goexfs.errors import Usage
-from goexfsd.layer.selection import Glob, Selection, Word, expression
+from goexfsd.layer.selection import Glob, Selection, Word, check, expression
 
 PATHS = [b"a.py", b"src/a.py", b"src/deep/b.py", b"src/deep/c.txt", b"docs/x", b"src/[a].py"]
 
@@ -116,3 +116,30 @@ def git(home: str, *arguments: str, stdin: bytes = b"") -> bytes:
     )
     assert done.returncode in (0, 1), done.stderr
     return done.stdout
+
+
+HARD = [
+    ("*a" * 15 + "*b", "a" * 250),
+    ("**/a/" * 12 + "b", "a/" * 200 + "a"),
+    ("**/*a*a*/" * 10 + "z", "/".join(["a" * 12] * 60)),
+    ("[ab]*" * 16 + "c", "ab" * 120),
+]
+
+
+@pytest.mark.parametrize(("pattern", "path"), HARD)
+def test_no_pattern_takes_for_ever(pattern: str, path: str) -> None:
+    """Each of them would, if what stands between two stars were tried everywhere."""
+    assert expression(pattern).match(path) is None
+
+
+@pytest.mark.parametrize("pattern", ["[b-a]", "x[a-cz-y]", "[a-\\A]", "[!9-0]"])
+def test_a_bad_range_is_seen_without_compiling(pattern: str) -> None:
+    for refuse in (check, expression):
+        with pytest.raises(Usage, match="no glob"):
+            refuse(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["[a-c-a]", "[-a]", "[a-]", "[]-]", "[\\-a]", "[a", "b-a"])
+def test_what_looks_like_a_bad_range(pattern: str) -> None:
+    check(pattern)
+    expression(pattern)

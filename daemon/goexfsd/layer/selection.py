@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from goexfs.errors import Usage
 from goexfs.names import display
@@ -161,19 +161,41 @@ def is_glob(text: str) -> bool:
     return _WILD.search(text) is not None
 
 
-@cache
+def check(pattern: str) -> None:
+    """Usage where it is no glob; costs no more than looking at it."""
+    for group in _CLASS.finditer(pattern):
+        members = _members(group[2])
+        while len(members) > 2:
+            low, dash, high, *_ = members
+            ranges = dash == "-"
+            if ranges and low[-1] > high[-1]:
+                raise Usage(f"{display(pattern)} is no glob: {display(low + dash + high)}")
+            members = members[3 if ranges else 1 :]
+
+
+@lru_cache(maxsize=2048)
 def expression(pattern: str) -> re.Pattern[str]:
-    """The pattern as a regular expression over whole paths; Usage where it is none."""
+    """The pattern as a regular expression over whole paths; Usage where it is none.
+
+    However many stars it has, it takes no more than the length of the path times its own: what
+    stands between two of them is taken where it comes first, for good (an atomic group).
+    """
     names = [name for name in pattern.split("/") if name not in ("", ".")]
     if "/" not in pattern.rstrip("/"):
         names.insert(0, "**")
-    parts = []
-    for name in names[:-1]:
-        parts.append("(?:[^/]+/)*" if name == "**" else _one_name(name) + "/")
-    last = names[-1] if names else "**"
-    parts.append(".+" if last == "**" else _one_name(last) + "(?:/.*)?")
+    last = names.pop() if names else "**"
+    between: list[list[str]] = [[]]
+    for name in names:
+        if name == "**":
+            between.append([])
+        else:
+            between[-1].append(_one_name(name) + "/")
+    first, *others = map("".join, between)
+    middle = [f"(?>(?:[^/]+/)*?{part})" for part in others[:-1] if part]
+    end = ["(?:[^/]+/)*" + others[-1]] if others else []
+    tail = ".+" if last == "**" else _one_name(last) + "(?:/.*)?"
     try:
-        return re.compile("".join(parts) + r"\Z", re.DOTALL)
+        return re.compile("".join((first, *middle, *end, tail)) + r"\Z", re.DOTALL)
     except re.error as error:
         raise Usage(f"{display(pattern)} is no glob: {error}") from error
 
@@ -182,32 +204,34 @@ _CLASS = re.compile(r"\[([!^]?)(\]?(?:\\.|[^\]\\])*)\]", re.DOTALL)
 
 
 def _one_name(glob: str) -> str:
-    parts: list[str] = []
+    parts = [""]  # what stands between stars
     at = 0
     while at < len(glob):
         char = glob[at]
         group = _CLASS.match(glob, at) if char == "[" else None
         if group is not None:
-            parts.append(_one_of(*group.groups()))
+            parts[-1] += _one_of(*group.groups())
             at = group.end()
             continue
         if char == "\\" and at + 1 < len(glob):
             at += 1
-            parts.append(re.escape(glob[at]))
+            parts[-1] += re.escape(glob[at])
+        elif char == "*":
+            parts.append("")
         else:
-            parts.append({"*": "[^/]*", "?": "[^/]"}.get(char) or re.escape(char))
+            parts[-1] += "[^/]" if char == "?" else re.escape(char)
         at += 1
-    return "".join(parts)
+    first, *others = parts
+    middle = [f"(?>[^/]*?{part})" for part in others[:-1] if part]
+    return "".join((first, *middle, *(["[^/]*" + others[-1]] if others else [])))
 
 
 def _one_of(negation: str, members: str) -> str:
     """A class: ``-`` between two characters makes a range."""
-    inner, at = "", 0
-    while at < len(members):
-        if members[at] == "\\" and at + 1 < len(members):
-            at += 1
-            inner += re.escape(members[at])
-        else:
-            inner += "-" if members[at] == "-" else re.escape(members[at])
-        at += 1
+    inner = "".join("-" if each == "-" else re.escape(each[-1]) for each in _members(members))
     return f"(?!/)[{'^' if negation else ''}{inner}]"
+
+
+def _members(members: str) -> list[str]:
+    """Its characters, each with the backslash before it."""
+    return re.findall(r"\\.|.", members, re.DOTALL)

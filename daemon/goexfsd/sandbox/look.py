@@ -318,7 +318,7 @@ class _Node:
         return found
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _tree(patterns: tuple[str, ...]) -> tuple[_Node, _Node]:
     """The patterns below the home, and those from the top."""
     home, top = _Node(), _Node()

@@ -24,7 +24,7 @@ from goexfs.names import display
 from goexfs.protocol import Credential, Rules
 from goexfs.units import size_text
 from goexfsd.hosts import HostRule, Hosts, join, parse_rule, parse_service
-from goexfsd.layer.selection import expression
+from goexfsd.layer.selection import check
 from goexfsd.sandbox.policy import Policy
 from goexfsd.sandbox.presets import PRESETS
 
@@ -57,6 +57,10 @@ _FIELDS = {
 }
 """Keys whose field in ``Policy`` is named otherwise."""
 KEYS = (*_RANKS, "allow", "credentials", *_NUMBERS, "environment", *_LISTS)
+
+_MOST_LETTERS = 4096
+_MOST_WILD = 32
+_MOST_NAME = 128
 
 # A read-only bind does not stop a connect(), and these are full of other things than files.
 _NEVER_READ = ("/proc", "/sys", "/dev", "/run", "/var/run")
@@ -218,6 +222,9 @@ class _Making:
         self._add("credentials", [bound(one) for one in credentials], said.source)
 
     def _environment(self, said: Said, patterns: list[str]) -> None:
+        for one in patterns:
+            if len(one) > _MOST_NAME:
+                raise Usage(f"{said.source}: environment: {display(one[:80])}... is too long")
         if said.kind != "project":
             self.put("environment", list(patterns), said.source)
             return
@@ -299,6 +306,9 @@ def _read_path(path: str, source: str) -> str:
 
 def _pattern(path: str, source: str) -> str:
     path = _plain(path, source)
+    # Whoever compiles these has other things to do as well.
+    if len(path) > _MOST_LETTERS or sum(map(path.count, "*?[")) > _MOST_WILD:
+        raise Usage(f"{source}: {display(path[:80])}... is too long, or has too much * ? [ in it")
     if "**" in path and path.startswith(("/", "~/")):
         raise Usage(
             f"{source}: {display(path)}: ** is only understood below the roots",
@@ -311,7 +321,7 @@ def _pattern(path: str, source: str) -> str:
             hint='home = false is what hides all of your home; "./~name" is a name in the roots',
         )
     if not path.startswith(("/", "~/")):
-        expression(path)  # Usage where that is no glob
+        check(path)  # Usage where that is no glob
     if not path.strip("/.*"):
         raise Usage(f"{source}: {display(path)} cannot be hidden")
     return path.rstrip("/")
