@@ -43,7 +43,7 @@ from goexfsd import (
     verify,
     words,
 )
-from goexfsd.opening import account, check_places, look, new_name, new_row, path_of
+from goexfsd.opening import account, check_places, look, new_name, new_row
 from goexfsd.overlay.choice import use_kernel
 from goexfsd.register import Register, may
 from goexfsd.server import Call, Peer
@@ -304,7 +304,7 @@ class Service:
                 warnings.extend(message["warnings"])
                 seen.append(message["sha256"])
 
-        select = words.selection(session, request.paths, request.exclude, request.cwd)
+        select = await words.selection(session, request.paths, request.exclude, request.cwd)
         summary = await session.changes(
             before,
             after,
@@ -390,13 +390,10 @@ class Service:
             if message["event"] == "progress":
                 await _progress(call, message)
 
-        select = words.of_commit(session, request)
+        select = await words.of_commit(session, request)
         rules = decide.Rules(
             request.on_conflict,
-            [
-                (*session.locate(os.fsdecode(path_of(each.path)), request.cwd), each.way)
-                for each in request.resolve
-            ],
+            await words.resolutions(session, request.resolve, request.cwd),
             strict=request.isolation == "serializable",
         )
         if rules.strict and session.row.kernel:

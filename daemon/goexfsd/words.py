@@ -9,31 +9,58 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import trio
 
 from goexfs.errors import Usage
 from goexfs.names import display, from_wire
-from goexfs.protocol import Commit
+from goexfs.protocol import Commit, Resolve
 from goexfsd.layer.selection import Glob, Selection, Word, is_glob
 from goexfsd.server import decode_bytes
 from goexfsd.session import Session
 
+_AT_ONCE = 50
+T = TypeVar("T")
+R = TypeVar("R")
 
-def selection(
+
+async def selection(
     session: Session, paths: Sequence[str], exclude: Sequence[str], cwd: str | None
 ) -> Selection:
     """What ``paths`` and ``exclude`` of a request select; Usage for what lies in no root."""
     return Selection(
-        tuple(_word(session, text, cwd) for text in paths),
-        tuple(_word(session, text, cwd, floats=True) for text in exclude),
+        tuple(await _each(paths, lambda text: _word(session, text, cwd))),
+        tuple(await _each(exclude, lambda text: _word(session, text, cwd, floats=True))),
     )
 
 
-def of_commit(session: Session, request: Commit) -> Selection:
+async def resolutions(
+    session: Session, resolve: Sequence[Resolve], cwd: str | None
+) -> list[tuple[int, bytes, str]]:
+    """What becomes of conflicts, path by path."""
+
+    def one(each: Resolve) -> tuple[int, bytes, str]:
+        return (*session.locate(os.fsdecode(_path(each.path)), cwd), each.way)
+
+    return await _each(resolve, one)
+
+
+async def _each(given: Sequence[T], work: Callable[[T], R]) -> list[R]:
+    """``work`` on all of it; others get their turns meanwhile: a request may have a lot."""
+    done: list[R] = []
+    for at in range(0, len(given), _AT_ONCE):
+        done += [work(each) for each in given[at : at + _AT_ONCE]]
+        await trio.lowlevel.checkpoint()
+    return done
+
+
+async def of_commit(session: Session, request: Commit) -> Selection:
     """What a commit is to take, by words or by patch."""
     patch = request.patch
     if patch is None:
-        return selection(session, request.paths, request.exclude, request.cwd)
+        return await selection(session, request.paths, request.exclude, request.cwd)
     if request.paths or request.exclude:
         raise Usage(
             "a patch says itself what is meant: paths and exclude cannot go with it",
@@ -49,10 +76,7 @@ def of_commit(session: Session, request: Commit) -> Selection:
 
 def _word(session: Session, wire: str, cwd: str | None, *, floats: bool = False) -> Word:
     """``floats``: a plain name, too, is meant at any depth, as a name in .gitignore is."""
-    try:
-        text = os.fsdecode(from_wire(wire))
-    except ValueError as error:
-        raise Usage(str(error)) from error
+    text = os.fsdecode(_path(wire))
     if not is_glob(text) and not (floats and _plain(text)):
         return Word(display(text), session.locate(text, cwd))
     globs = tuple(_globs(session, text, cwd))
@@ -63,6 +87,13 @@ def _word(session: Session, wire: str, cwd: str | None, *, floats: bool = False)
             raise
         place = None
     return Word(display(text), place, globs)
+
+
+def _path(wire: str) -> bytes:
+    try:
+        return from_wire(wire)
+    except ValueError as error:
+        raise Usage(str(error)) from error
 
 
 def _plain(text: str) -> bool:

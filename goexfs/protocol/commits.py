@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from goexfs.protocol.changes import Summary
 from goexfs.protocol.model import Encoding, Model, Reply
@@ -66,7 +66,7 @@ class Commit(Model):
     """Only say what would be done; nothing is staged or kept."""
     on_conflict: Literal["abort", "mine", "theirs", "merge"] = "abort"
     """What becomes of conflicts of which ``resolve`` says nothing."""
-    resolve: list[Resolve] = Field(default_factory=list)
+    resolve: Annotated[list[Resolve], FailFast()] = Field(default_factory=list)
     isolation: Literal["snapshot", "serializable"] = "snapshot"
     """``serializable``: a base file that a script read, and that changed since, is a conflict."""
 
