@@ -9,11 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from daemons import Daemon, User
 
-SECONDS = 8.0
+SECONDS = 6.0
 PATTERNS = ["**/[a-z]*" * 90 + str(n) for n in range(1000)]
 LARGE: dict[str, tuple[str, dict[str, Any]]] = {
     "many globs": ("diff", {"paths": [f"a*{n}" for n in range(60_000)]}),
@@ -36,11 +34,15 @@ def ask(daemon: Daemon, method: str, params: dict[str, Any], seconds: float) -> 
             return b""
 
 
-@pytest.mark.parametrize("name", LARGE)
 def test_a_large_request_keeps_the_daemon_from_nobody(
-    daemon: Daemon, tree: Path, ordinary_user: User, name: str
+    daemon: Daemon, tree: Path, ordinary_user: User
 ) -> None:
     daemon.run("mount", tree, user=ordinary_user)
+    assert {n: took for n in LARGE if (took := longest_wait(daemon, tree, n)) > SECONDS / 2} == {}
+
+
+def longest_wait(daemon: Daemon, tree: Path, name: str) -> float:
+    """For an answer, while the daemon has this to do."""
     method, params = LARGE[name]
     params = params if method == "policy" else {**params, "session": None, "cwd": str(tree)}
     asking = threading.Thread(target=ask, args=(daemon, method, params, SECONDS))
@@ -51,4 +53,4 @@ def test_a_large_request_keeps_the_daemon_from_nobody(
         assert ask(daemon, "ping", {}, 60).startswith(b'{"jsonrpc"')
         longest = max(longest, time.monotonic() - began)
     asking.join()
-    assert longest < SECONDS / 2
+    return longest
