@@ -80,6 +80,11 @@ def dress(source: bytes, target: bytes, st: os.stat_result) -> None:
     os.utime(target, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=False)
 
 
+def _ino(upper: bytes) -> int:
+    """Of the upper inode that is there; 0 if there is none."""
+    return os.lstat(upper).st_ino if os.path.lexists(upper) else 0
+
+
 @dataclass
 class Session:
     """One root, its layer, and what the view must show."""
@@ -211,7 +216,7 @@ class Session:
         hidden = self.beneath(path)
         had = os.path.lexists(upper) and not is_whiteout(os.lstat(upper))
         if hidden is not None:
-            self.record(Kind.HIDE, 0, hidden, self.identity(hidden))
+            self.record(Kind.HIDE, _ino(upper), hidden, self.identity(hidden))
         if had:
             self.bury(upper)
         if hidden is not None and not os.path.lexists(upper):
@@ -347,7 +352,7 @@ class Session:
         if stat.S_ISDIR(os.lstat(upper).st_mode) and lower is not None:
             os.setxattr(upper, REDIRECT, b"/" + lower)
         if hidden is not None:
-            self.record(Kind.HIDE, 0, hidden, self.identity(hidden))
+            self.record(Kind.HIDE, _ino(upper), hidden, self.identity(hidden))
         os.rename(upper, target)
         if hidden is not None:
             os.mknod(upper, stat.S_IFCHR, 0)

@@ -353,7 +353,7 @@ def _unchanged(session: Session, early: dict[str, Any], decided: _Decided) -> Co
         applied=Summary(),
         conflicts=conflicts(early),
         resolved=decided.resolved if early["event"] != "conflicts" else [],
-        remaining=Summary(),
+        remaining=Summary.model_validate(early.get("remaining", {})),
         closed=False,
     )
 

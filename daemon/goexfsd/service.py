@@ -453,7 +453,7 @@ class Service:
         if request.commit is not None:
             row = self.register.commit_row(call.peer, request.commit)
         else:
-            row = undo.newest(self.house, call.peer.uid, request.cwd)
+            row = undo.newest(self.house, call.peer.uid, request.cwd, undos=True)
         return await verify.commit(self.house, self.register.locks, row)
 
     async def discard(self, call: Call, request: p.Discard) -> p.DiscardResult:

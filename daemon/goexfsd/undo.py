@@ -113,8 +113,11 @@ def check(house: House, row: CommitRow) -> None:
         )
 
 
-def newest(house: House, uid: int, cwd: str | None) -> CommitRow:
-    """The newest commit of the user's that stands and can be undone; NotFound if there is none."""
+def newest(house: House, uid: int, cwd: str | None, *, undos: bool = False) -> CommitRow:
+    """The newest commit of the user's that stands and can be undone; NotFound if there is none.
+
+    With ``undos`` one that took another away counts too: it stands as well.
+    """
     rows = {row.id: row for row in house.catalog.commits(state="done")}
     undone = house.catalog.undone()
     fits = [
@@ -123,10 +126,11 @@ def newest(house: House, uid: int, cwd: str | None) -> CommitRow:
         if row.uid == uid
         and row.dropped is None
         and row.id not in undone
-        and not _takes_away(row, rows)
+        and (undos or not _takes_away(row, rows))
     ]
     if not fits:
-        raise NotFound("there is no commit of yours that could be undone")
+        what = "verified" if undos else "undone"
+        raise NotFound(f"there is no commit of yours that could be {what}")
     here = [row for row in fits if cwd is not None and any(_holds(root, cwd) for root in row.roots)]
     return max(here or fits, key=lambda row: row.created)
 

@@ -115,7 +115,7 @@ class CommitResult(Reply):
     """Those that are not resolved; where there are any, nothing was touched."""
     resolved: list[Resolution] = Field(default_factory=list)
     remaining: Summary
-    """What is left in the session (after a partial commit)."""
+    """What is left in the session, or would be after a dry run."""
     closed: bool
     losses: list[Loss] = Field(default_factory=list)
     """What could not be carried over although the change itself was committed."""

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,8 @@ from goexfsd.layer.lines import blocks
 from goexfsd.layer.patch import patch
 from layering import Item, Root, Session, copy_tree, manifest
 from layerops import Op, base_trees, build, operations, perform
+
+pytestmark = pytest.mark.timeout(600)
 
 CLEAN = {
     "PATH": os.environ["PATH"],

@@ -6,12 +6,15 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, note, settings
 
 from goexfsd.layer.changes import Change, compute
 from layercheck import Check
 from layering import Root, Session, manifest
 from layerops import Op, base_trees, build, operations, perform
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def changes(session: Session) -> list[Change]:

@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import HealthCheck, event, example, given, note, settings
 from hypothesis import strategies as st
 
 from committing import Ran
 from goexfsd.layer.changes import Change
 from layering import Item, Session, manifest
-from layerops import Op, base_trees, build, operations, perform
+from layerops import Beside, Op, There, base_trees, build, operations, perform
 from outcomes import bench, changes, check
 
 pytestmark = pytest.mark.timeout(600)
@@ -47,6 +47,24 @@ def test_commit_makes_the_base_what_the_view_showed(base: list[Op], ops: list[Op
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(base=base_trees(), ops=operations(), picks=PICKS, leaves=PICKS)
+# Two files change places; one of the two is committed: the other is still known by its place.
+@example(
+    base=[("file", (Beside(0, b"a"), b"x")), ("file", (Beside(0, b"b"), b"y"))],
+    ops=[
+        ("rename", (There(1), Beside(0, b"c"))),
+        ("rename", (There(1), Beside(0, b"a"))),
+        ("rename", (There(2), Beside(0, b"b"))),
+    ],
+    picks=[0],
+    leaves=[],
+)
+# A file takes the place of a symlink; that is committed, and not yet that it is gone elsewhere.
+@example(
+    base=[("file", (Beside(0, b"a"), b"x")), ("symlink", (Beside(0, b"b"),))],
+    ops=[("rename", (There(1), There(2)))],
+    picks=[],
+    leaves=[0],
+)
 def test_part_and_then_the_rest_is_all(
     base: list[Op], ops: list[Op], picks: list[int], leaves: list[int]
 ) -> None:

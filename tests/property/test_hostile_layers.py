@@ -23,7 +23,10 @@ from layering import Session
 from layerops import Op, base_trees, build, operations, perform
 from warned import review
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes as root does")
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes device nodes as root does"),
+]
 
 CANARY = b"nothing of this may be seen"
 names = st.sampled_from([b"a", b"b", b"c", b".wh.a", b"x" * 255, b"\xff\n\x1b[31m"])

@@ -27,6 +27,7 @@ from layerops import Op, base_trees, build, operations, perform
 from views import create_layer, store
 
 pytestmark = [
+    pytest.mark.timeout(600),
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
 ]

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from goexfsd.worker import Root
 from layering import Session
 from layerops import Beside, Op, There, base_trees, build, operations, perform
 from manifests import Manifest, differences, manifest
+
+pytestmark = pytest.mark.timeout(600)
 
 UNDO = settings(
     max_examples=int(os.environ.get("GOEXFS_EXAMPLES", "60")),
@@ -69,6 +72,11 @@ def test_undo_and_undo_of_undo(base: list[Op], ops: list[Op], part: int | None) 
 
 @UNDO
 @given(base=base_trees(), ops=operations(), more=operations())
+@example(
+    base=[("file", (Beside(0, b"a"), b"")), ("link", (There(1), Beside(0, b"b")))],
+    ops=[("unlink", (There(2),))],
+    more=[("write", (There(1), b"x"))],
+)
 def test_two_commits_are_undone_one_after_the_other(
     base: list[Op], ops: list[Op], more: list[Op]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from views import View, mounted, store
 
 pytestmark = [
+    pytest.mark.timeout(600),
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
 ]

@@ -29,6 +29,7 @@ from sides import Side, acting, compare, picture
 from views import View, create_layer, store
 
 pytestmark = [
+    pytest.mark.timeout(600),
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
 ]

@@ -23,6 +23,8 @@ from property.test_view_model import PARTS, ops
 from sides import Side, acting
 from views import View, create_layer
 
+pytestmark = pytest.mark.timeout(600)
+
 BITS = {"hidden": HIDDEN, "masked": MASKED, "read_only": READ_ONLY}
 OWNER = 21001
 PATTERNS = ["a", "./a", "d/a", "**/d/a", "d/**", "e/**/a", "*/e", "**/e/*", "./[ab]", "d/[!b]"]

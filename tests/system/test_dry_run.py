@@ -48,6 +48,10 @@ def test_the_plan_is_told_and_nothing_done(
     order = [each["action"] for each in found["plan"]]
     assert order.index("stage") < order.index("replace") < order.index("set")
     assert differences(before, manifest(tree)) == []
+    assert not any(found["remaining"].values())
+    part = goexfs_json("commit", "--dry-run", "README.md", **how)
+    assert part["remaining"]["modified"] == found["applied"]["modified"] - 1
+    assert part["remaining"]["created"] == found["applied"]["created"]
     said = goexfs("commit", "--dry-run", "README.md", **how).out
     assert "replace   README.md\n" in said
     assert "dry run, nothing was done: 1 modified" in said

@@ -78,6 +78,7 @@ def test_an_undo_is_verified_as_a_commit_is(
     undo = goexfs_json("undo", **how)["commit"]
     assert undo in goexfs("verify", commit, status=1, **how).err
     assert differences(goexfs, undo, **how) == {}
+    assert undo in goexfs("verify", **how).out  # the newest
     (tree / "README.md").write_text("mine\n")
     assert "README.md" in differences(goexfs, undo, **how)
 

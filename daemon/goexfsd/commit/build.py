@@ -271,6 +271,17 @@ class _Builder(Draft):
         self._links.append(Op("link", node.id, other=origin.id))
         self._stirred.add(above.id)
         self._place(2, node, slot)
+        if change.kind == "renamed":
+            self._left_behind(change)
+
+    def _left_behind(self, change: Change) -> None:
+        """What is where a file was renamed from, and is another by now, goes."""
+        assert change.old_path is not None
+        st = self._base.look(change.root, change.old_path)
+        if st is not None:
+            old = self._base_node(change.root, change.old_path, st)
+            self._gone[old.id] = old
+            self._stirred.add(old.slots[0][0])
 
     def _renewed(self, group: list[Change]) -> None:
         first: Node | None = None

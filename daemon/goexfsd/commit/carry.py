@@ -127,6 +127,8 @@ def _verdict(error: OSError | Lost, plan: Plan) -> GoexfsError:
 def _save_late(plan: Plan, ground: Ground, before_fd: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     known = {node.ino for node in plan.nodes if node.new}
+    # A name can go of a file that stays under another, and was written to there: by us.
+    known |= {plan.nodes[op.node].ino for op in plan.ops if op.kind in ("fill", "attrs")}
     for number in plan.stages:
         node = plan.nodes[number]
         if ground.look(node.slots[0]) is not None:

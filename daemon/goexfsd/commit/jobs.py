@@ -4,10 +4,10 @@ All run as the session's owner and speak with the daemon in messages (``worker.s
 
     progress   {stage, done, total}
     resolved   {resolved: [Resolution...]}     how conflicts are resolved
-    conflicts  {conflicts: [ConflictInfo...]}   nothing was touched; the end
+    conflicts  {conflicts: [ConflictInfo...], remaining}   nothing was touched; the end
     nothing    {remaining}                      nothing to commit; the end
     operations {operations}                    in a dry run: a piece of the plan
-    planned    {applied}                        the end of a dry run; nothing was touched
+    planned    {applied, remaining}             the end of a dry run; nothing was touched
     intent     {changes, losses, sha256}        all is staged and durable; waits for {cmd: go}
     applied    {outcome, applied, remaining, remaining_total, losses, late, bytes}  done, durable
 
@@ -23,6 +23,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
 
 from goexfs.errors import CommitFailed, Conflict
 from goexfs.names import display
@@ -46,7 +49,7 @@ from goexfsd.commit.merge import Merged, Merger
 from goexfsd.commit.parts import Parts
 from goexfsd.commit.past import Past, Tracer
 from goexfsd.commit.pick import Picked, key, pick
-from goexfsd.commit.places import Places
+from goexfsd.commit.places import Place, Places
 from goexfsd.commit.plan import Plan, parse
 from goexfsd.commit.resolve import Rules, resolve
 from goexfsd.commit.select import choose, complete
@@ -167,7 +170,11 @@ class _Preparation:
     def _tell(self, found: list[conflicts.Conflict]) -> None:
         names = [root.name for root in self._roots]
         wire = [conflict.to_wire(names) for conflict in found]
-        self._worker.send({"event": "conflicts", "conflicts": wire})
+        self._worker.send({"event": "conflicts", "conflicts": wire, **self._remaining()})
+
+    def _remaining(self) -> dict[str, Any]:
+        """What stays in the session, as a part of the last message where nothing is committed."""
+        return {}
 
     def _stage(self, blueprint: Blueprint, source: Contents) -> Plan | None:
         plan = blueprint.plan
@@ -213,6 +220,7 @@ class _Commit(_Preparation):
         super().__init__(worker)
         self._source_fd = worker.layer_fds["source"]
         self._seen = seen.read(self._source_fd, [root.index for root in self._roots])
+        self._all: list[Change] = []
         self._chosen: list[Change] = []
         self._places = Places(())
         self._source: Merged | None = None
@@ -238,7 +246,7 @@ class _Commit(_Preparation):
         return steady.own(now, then, self._base.is_directory)
 
     def prepare(self) -> Plan | None:
-        changes = self._changes()
+        changes = self._all = self._changes()
         self._places = Places(changes)
         picked = self._choose(changes)
         rules = Rules.of(self._worker.spec.options)
@@ -266,7 +274,7 @@ class _Commit(_Preparation):
         )
         if self._worker.spec.options.get("dry"):
             preflight.check(blueprint, self._base, self._source_fd)
-            self._preview(blueprint)
+            self._preview(blueprint, parts.places)
             return None
         return self._stage(blueprint, self._source)
 
@@ -304,15 +312,21 @@ class _Commit(_Preparation):
         return bool(self._chosen)
 
     def _nothing(self) -> None:
-        self._worker.send({"event": "nothing", "remaining": {}, "remaining_total": 0})
+        self._worker.send({"event": "nothing", **self._remaining()})
 
-    def _preview(self, blueprint: Blueprint) -> None:
+    def _remaining(self) -> dict[str, Any]:
+        return {"remaining": dict(Counter(change.kind for change in self._all))}
+
+    def _preview(self, blueprint: Blueprint, parts: Collection[Place]) -> None:
         lines = describe.operations(blueprint)
         for line in lines:
             line["root"] = self._roots[line["root"]].name
         for start in range(0, len(lines), 1000):
             self._worker.send({"event": "operations", "operations": lines[start : start + 1000]})
-        self._worker.send({"event": "planned", "applied": blueprint.plan.applied})
+        done = {id(c) for c in self._chosen if (c.root, c.path) not in parts}
+        left = Counter(change.kind for change in self._all if id(change) not in done)
+        told = {"applied": blueprint.plan.applied, "remaining": dict(left)}
+        self._worker.send({"event": "planned", **told})
 
     def _digest(self) -> str | None:
         return digest(self._chosen)

@@ -95,8 +95,16 @@ def _only_tidied(was: Identity, now: Identity) -> bool:
 class _Look:
     def __init__(self, plan: Plan, base: Base) -> None:
         self._plan, self._base = plan, base
-        self._attrs = {op.node: plan.attrs[op.other] for op in plan.ops if op.kind == "attrs"}
+        # By inode: what was done to a file under one of its names is true of all of them.
+        self._attrs = {
+            self._inode(op.node): plan.attrs[op.other] for op in plan.ops if op.kind == "attrs"
+        }
+        self._filled = {self._inode(number) for number in plan.fills}
         self._lost = {(loss["root"], loss["path"]) for loss in plan.losses}
+
+    def _inode(self, number: int) -> tuple[int, int]:
+        node = self._plan.nodes[number]
+        return node.root, node.ino
 
     def left(self, node: Node) -> Identity | None:
         """The identity of a node that is as the commit left it; None if it is not."""
@@ -113,8 +121,8 @@ class _Look:
         if node.was is None:
             return True
         size, mtime_ns = node.was.size, node.was.mtime_ns
-        attrs = self._attrs.get(node.id)
-        if node.id in self._plan.fills and attrs is not None:
+        attrs = self._attrs.get((node.root, node.ino))
+        if (node.root, node.ino) in self._filled and attrs is not None:
             size = attrs.new.size
         if attrs is not None and attrs.times:
             mtime_ns = attrs.new.mtime_ns

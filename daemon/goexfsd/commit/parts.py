@@ -71,7 +71,10 @@ class Parts:
         return self._put(change, frozenset(taken), data)
 
     def _put(self, change: Change, taken: frozenset[str], data: bytes | None) -> Change:
-        if change.links > 1 and change.type != "dir":
+        # One that has no name in the layer (its change was made under another, which is another
+        # file by now) shows for as long as the base's inode has several.
+        nameless = change.source is None and change.upper_ino
+        if (change.links > 1 or nameless) and change.type != "dir":
             raise Usage(
                 f"{display(change.path)} is one of several names of a file:"
                 " such a file cannot be committed in part",

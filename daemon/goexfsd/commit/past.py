@@ -176,6 +176,19 @@ class Tracer:
                 identity = found[1]
         return identity
 
+    def inode(self, marks: Sequence[RootMark], root: int, was: Identity) -> int:
+        """The inode number by now of a file that was ``was``, but for its ctime: it lost a name."""
+        device, ino = _device(marks, root, was), was.ino
+        for links in self._links:
+            found = links.get((device, ino))
+            if found is not None and _looks(found[0]) == _looks(was):
+                ino = found[1].ino
+        return ino
+
+
+def _looks(identity: Identity) -> tuple[int, int, int]:
+    return identity.size, identity.mtime_ns, identity.mode
+
 
 def _links(plan: Plan, left: list[dict[str, Any]]) -> dict[_Key, tuple[Identity, Identity]]:
     found = {}

@@ -18,6 +18,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from goexfsd import kernel
@@ -216,12 +217,13 @@ class _Log:
         """What stays valid of the old log, in its order, and the new records before it."""
         found = list(self._kept)
         for record in records:
-            if (record.root, record.upper_ino) in self._gone and record.kind is not Kind.MODE:
-                continue
+            gone = (record.root, record.upper_ino) in self._gone and record.kind is not Kind.MODE
             if record.kind not in _SEEN:
-                found.append(record)
+                if not gone:
+                    found.append(record)
             elif (record.root, record.path) not in self._done:
-                found.append(self._fresh(record))
+                # A file that was committed elsewhere has left a change where it came from.
+                found.append(self._fresh(replace(record, kind=Kind.HIDE) if gone else record))
         return found
 
     def still_read(self, place: reads.Place, version: reads.Version) -> bool:

@@ -153,6 +153,8 @@ class _Reverter(Draft):
         """Old node -> new node, of what is brought back."""
         self._origin: dict[int, int] = {}
         """New node -> old node."""
+        self._stays: set[int] = set()
+        """Old nodes that were moved and need not move back: a new name takes their place."""
         for node in past.plan.nodes:
             if not node.slots:
                 self._remember(node, self._tops[node.root])
@@ -218,7 +220,7 @@ class _Reverter(Draft):
     def _back(self) -> None:
         """What was moved."""
         for old in self._past.here.values():
-            if not old.new and old.slots and old.slots[0] != old.slots[-1]:
+            if _moved(old) and old.id not in self._stays:
                 node, slot = self._now[old.id], self._slot(old)
                 if node.slots[0] != slot:
                     self._place(1, node, slot)
@@ -270,7 +272,7 @@ class _Reverter(Draft):
             first = first or node
 
     def _relink(self, old: Node, origin: Node) -> None:
-        slot = self._slot(old)
+        slot = self._free_slot(self._slot(old), origin)
         above = self._plan.nodes[slot[0]]
         if self._domain(above) != self._domain_of(origin):
             self._plan.losses.append(loss(old.root, self._past.gone_image(old).path, "hard link"))
@@ -284,13 +286,30 @@ class _Reverter(Draft):
         self._origin[node.id] = old.id
         self._place(2, node, slot)
 
+    def _free_slot(self, slot: Slot, origin: Node) -> Slot:
+        """Where a name of ``origin``'s file is missing, if one is wanted at ``slot``.
+
+        All names of a file are alike: one that is there already stays, and the new one comes
+        where that would have moved.
+        """
+        for old in self._past.here.values():
+            node = self._now[old.id]
+            same = node.ino == origin.ino and node.root == origin.root
+            if same and _moved(old) and old.id not in self._stays and node.slots[0] == slot:
+                self._stays.add(old.id)
+                return self._free_slot(self._slot(old), origin)
+        return slot
+
     def _other_name(self, old: Node, image: Image) -> Node | None:
         """A name in the base, not one that goes, of the inode that ``old`` was a name of."""
+        ino = old.ino
+        if old.was is not None:
+            ino = self._tracer.inode(self._old.roots, old.root, old.was)
         for other in self._past.here.values():
             node = self._now[other.id]
-            if not other.new and other.root == old.root and node.ino == old.ino:
+            if not other.new and other.root == old.root and node.ino == ino:
                 return node
-        found = _find(self._base, old.root, old.ino, image)
+        found = _find(self._base, old.root, ino, image)
         if found is None:
             return None
         origin = self._by_path(old.root, found)
@@ -381,6 +400,11 @@ class _Reverter(Draft):
                     return final.old_atime_ns, final.old_mtime_ns
                 break
         return st.st_atime_ns, time.time_ns() if stirred else st.st_mtime_ns
+
+
+def _moved(old: Node) -> bool:
+    """Whether the commit moved a base entry."""
+    return not old.new and bool(old.slots) and old.slots[0] != old.slots[-1]
 
 
 def _find(base: Base, root: int, ino: int, image: Image) -> bytes | None:

@@ -208,7 +208,7 @@ class _Comparison:
             counter.tick()
             if not self._is_listed_elsewhere(before, after):
                 yield self._same(before, after)
-        for before, after in self._nameless():
+        for before, after in self._nameless(self._orphans(matched)):
             yield self._same(before, after)
         for after in matched.created:
             counter.tick()
@@ -369,12 +369,29 @@ class _Comparison:
             return False
         return same_inode(self.old, before, self.new, after)
 
-    def _nameless(self) -> Iterator[tuple[Entry, Entry]]:
+    def _orphans(self, matched: Matched) -> set[bytes]:
+        """Files in the new index of which no upper name stands where the old view has the file:
+        somebody took those names away in the base, and left others."""
+        found = {ino: name for name, ino in self.new.indexed.items() if ino in self.new.several}
+        for before, after in (*matched.same, *matched.moved) if found else ():
+            if after.st.st_ino in found and self._shows_still(before, after):
+                del found[after.st.st_ino]
+        return set(found.values())
+
+    def _shows_still(self, before: Entry, after: Entry) -> bool:
+        """Whether an upper file stands where the old view has what it is a copy of."""
+        if before.base is None or after.base is not None:
+            return before.st.st_ino == after.st.st_ino
+        record = self.new.seen.copies.get(after.st.st_ino)
+        was = None if record is None else (record.identity.dev, record.identity.ino)
+        return was == self.old.inode(before.st)
+
+    def _nameless(self, orphans: set[bytes]) -> Iterator[tuple[Entry, Entry]]:
         """Names that show a file copied up under another name which it no longer has.
 
         Nothing in the layer says where such a name is, so this (rare) case walks the view.
         """
-        wanted = _nameless(self.new) | _nameless(self.old)
+        wanted = _nameless(self.new) | _nameless(self.old) | orphans
         if not wanted:
             return
         for after in self.new.walk(self.new.top):
