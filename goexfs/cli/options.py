@@ -93,6 +93,23 @@ def with_selection(function: F) -> F:
     return click.argument("names", nargs=-1, metavar="[PATH]...")(function)
 
 
+class Name(click.ParamType):  # type: ignore[type-arg]  # generic only from 8.5 on
+    """A session's or a job's name."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        plain = value.replace(".", "").replace("_", "").replace("-", "")
+        if len(value) > 64 or not value[:1].isalnum() or not (plain.isalnum() and plain.isascii()):
+            self.fail(
+                f"{value!r} is no name; it may have letters, digits, '.', '_' and '-', up to 64,"
+                " and begins with a letter or digit",
+                param,
+                ctx,
+            )
+        return value
+
+
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only from 8.5 on
     """Seconds, or with a unit: 90, 1.5, 30s, 5m, 2h."""
 

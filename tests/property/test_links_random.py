@@ -103,6 +103,18 @@ def done(ran: Ran) -> list[object]:
     deeds=[("unlink", b"a", b""), ("write", b"b", b"x")],
     edits=[("rename", b"b", b"c")],
 )
+# What shows the change is known by its inode alone, and has but one name left.
+@example(
+    links=[(b"a", b"b")],
+    deeds=[("write", b"a", b"x"), ("write", b"c", b"y"), ("rename", b"c", b"a")],
+    edits=[("unlink", b"a", b"")],
+)
+# The user's file is what the session put where another was renamed from.
+@example(
+    links=[(b"a", b"a"), (b"c", b"b")],
+    deeds=[("rename", b"b", b"d/a"), ("link", b"a", b"b")],
+    edits=[("rename", b"a", b"b")],
+)
 def test_mine_undone_and_done_again(
     links: list[tuple[bytes, bytes]], deeds: list[Deed], edits: list[Deed]
 ) -> None:

@@ -67,7 +67,7 @@ def test_names_and_sessions(tree: Path, goexfs: Goexfs, ordinary_user: User) -> 
     refused(goexfs, "diff", "-s", "nobody", status=4, says="no session", **mine)
     goexfs("mount", tree, "--name", "n", **mine)
     refused(goexfs, "mount", tree, "--name", "n", status=1, says="named n", **mine)
-    refused(goexfs, "mount", tree, "--name", "../n", status=2, says="name", **mine)
+    refused(goexfs, "mount", tree, "--name", "../n", status=2, says="'../n' is no name", **mine)
     goexfs("mount", tree, "--name", "m", **mine)
     refused(goexfs, "diff", status=2, says="several", cwd=tree, **mine)
     refused(goexfs, "rewind", "9", "-s", "n", status=4, says="no checkpoint 9", **mine)

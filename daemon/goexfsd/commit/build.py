@@ -74,6 +74,8 @@ class _Builder(Draft):
         self._by_base: dict[Place, Node] = {(node.root, b""): node for node in self._tops}
         self._made: dict[Place, Node] = {}
         self._stirred: set[int] = set()
+        self._staying: set[int] = set()
+        """Base files that keep their place, whatever was renamed from there."""
 
     def mark(self, parts: Collection[Place]) -> None:
         """Note in the plan what is committed, for the rebase."""
@@ -258,7 +260,9 @@ class _Builder(Draft):
         return node if self._domain(target) == self._domain_of(node) else None
 
     def _kept(self, change: Change, node: Node) -> None:
-        if change.kind == "renamed":
+        if change.kind != "renamed":
+            self._staying.add(node.id)
+        else:
             slot = self._target(change)
             self._stirred.update((node.slots[0][0], slot[0]))
             self._place(1, node, slot)
@@ -343,6 +347,8 @@ class _Builder(Draft):
             node = self._base_node(root, path, st)
             if node.id not in self._targeted:
                 self._gone[node.id] = node
+        for number in self._staying:
+            self._gone.pop(number, None)
         self._take_gone()
 
     def _finals(self) -> None:

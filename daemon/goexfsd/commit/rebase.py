@@ -18,7 +18,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from goexfsd import kernel
@@ -217,13 +216,15 @@ class _Log:
         """What stays valid of the old log, in its order, and the new records before it."""
         found = list(self._kept)
         for record in records:
-            gone = (record.root, record.upper_ino) in self._gone and record.kind is not Kind.MODE
+            gone = (record.root, record.upper_ino) in self._gone
             if record.kind not in _SEEN:
-                if not gone:
+                if not gone or record.kind is Kind.MODE:
                     found.append(record)
+            elif gone and record.kind is not Kind.HIDE:
+                continue
             elif (record.root, record.path) not in self._done:
-                # A file that was committed elsewhere has left a change where it came from.
-                found.append(self._fresh(replace(record, kind=Kind.HIDE) if gone else record))
+                # Also of a file that was committed elsewhere: that it went from here was not.
+                found.append(self._fresh(record))
         return found
 
     def still_read(self, place: reads.Place, version: reads.Version) -> bool:

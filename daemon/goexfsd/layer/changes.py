@@ -401,8 +401,13 @@ class _Comparison:
             if before is None or before.index is after.index:
                 continue
             name = after.index or before.index
-            if name in wanted and same_inode(self.old, before, self.new, after):
+            if name in wanted and self._one_file(before, after):
                 yield before, after
+
+    def _one_file(self, before: Entry, after: Entry) -> bool:
+        if before.base is not None and after.index is not None:
+            return self.old.index_name(before.st) == after.index
+        return same_inode(self.old, before, self.new, after)
 
     def _old_place(self, path: bytes) -> bytes:
         return self.new.natural(path) if not self.old.newest_ns else path

@@ -350,12 +350,21 @@ class Tree:
             return None
         if stat.S_ISDIR(st.st_mode):
             return Entry(path, st, None, base, base, base if true_place else 0)
-        if st.st_nlink > 1 and self.indexed:
+        if self.indexed:
             name = self.index_name(st)
-            if name in self.indexed:
+            if name in self.indexed and self._is_copied(name, st):
                 shown = os.stat(name, dir_fd=self._index_fd, follow_symlinks=False)
                 return Entry(path, self.seen.shown(shown), None, None, index=name)
         return Entry(path, st, None, base)
+
+    def _is_copied(self, name: bytes, st: os.stat_result) -> bool:
+        """Whether a base file is the one in the index.  One that has lost its other names
+        since is, if it did not change otherwise: its inode number may be another's by now."""
+        record = self.seen.copies.get(self.indexed[name])
+        if st.st_nlink > 1 or record is None:
+            return st.st_nlink > 1
+        was = record.identity
+        return (was.size, was.mtime_ns, was.mode) == (st.st_size, st.st_mtime_ns, st.st_mode)
 
     def index_name(self, st: os.stat_result) -> bytes:
         """The name that a base inode has in index/ once it is copied up."""

@@ -6,8 +6,8 @@ import click
 
 from goexfs.cli.asking import ask, where
 from goexfs.cli.ending import state
+from goexfs.cli.options import Name, with_json, with_session
 from goexfs.cli.options import command as declare
-from goexfs.cli.options import with_json, with_session
 
 
 @declare("fork", "goexfs fork", "goexfs fork --at 3 --name other-way", "goexfs fork --checkpoint 7")
@@ -24,7 +24,9 @@ from goexfs.cli.options import with_json, with_session
     metavar="N",
     help="What it was at this checkpoint.",
 )
-@click.option("--name", metavar="NAME", help="Name the new session [else one is made up].")
+@click.option(
+    "--name", type=Name(), metavar="NAME", help="Name the new session [else one is made up]."
+)
 @with_session
 @with_json
 def command(

@@ -8,8 +8,8 @@ import click
 
 from goexfs.cli.asking import ask, real
 from goexfs.cli.ending import state
+from goexfs.cli.options import Name, with_json
 from goexfs.cli.options import command as declare
-from goexfs.cli.options import with_json
 from goexfs.wire import Message
 
 
@@ -32,7 +32,7 @@ from goexfs.wire import Message
 @click.option(
     "--at", metavar="DIR", type=click.Path(readable=False), help="Mount the view here as well."
 )
-@click.option("--name", metavar="NAME", help="Name the session [else one is made up].")
+@click.option("--name", type=Name(), metavar="NAME", help="Name the session [else one is made up].")
 @click.option("--policy", metavar="NAME", help="strict, default, dev, or one of yours.")
 @click.option("--hide", multiple=True, metavar="GLOB", help="Show this to nobody in the view.")
 @click.option("--mask", multiple=True, metavar="GLOB", help="Show this empty.")

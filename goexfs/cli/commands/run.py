@@ -10,7 +10,7 @@ import click
 from goexfs.cli.asking import ask, where
 from goexfs.cli.boundary import with_policy
 from goexfs.cli.ending import state
-from goexfs.cli.options import Duration, with_json, with_session
+from goexfs.cli.options import Duration, Name, with_json, with_session
 from goexfs.cli.options import command as declare
 from goexfs.cli.stream import Driver, Source, stdin_source
 from goexfs.errors import Usage
@@ -46,7 +46,9 @@ from goexfs.wire import Message, connect, encode
 )
 @click.option("--explain", is_flag=True, help="Print the sandbox that it would get; run nothing.")
 @click.option("--background", is_flag=True, help="Let it run on: see goexfs jobs, goexfs kill.")
-@click.option("--name", metavar="NAME", help="Of what runs in the background [job-1, ...].")
+@click.option(
+    "--name", type=Name(), metavar="NAME", help="Of what runs in the background [job-1, ...]."
+)
 @with_policy
 @with_session
 @with_json
