@@ -77,6 +77,7 @@ def done(ran: Ran) -> list[object]:
 @given(links=BASES, deeds=DEEDS, edits=DEEDS)
 # The user linked the file to where the session moved it.
 @example(links=[(b"a", b"a")], deeds=[("rename", b"a", b"b")], edits=[("link", b"a", b"b")])
+@example(links=[(b"a", b"a")], deeds=[("rename", b"a", b"d/a")], edits=[("link", b"a", b"d/a")])
 # One name moves, the bytes change under another.
 @example(
     links=[(b"a", b"b"), (b"a", b"c")],

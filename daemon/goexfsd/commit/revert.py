@@ -365,7 +365,8 @@ class _Reverter(Draft):
         stirred = {slot[0] for _, _, slot in self._targets}
         stirred |= {node.slots[0][0] for node in self._gone.values()}
         stirred |= {node.slots[0][0] for _, node, _ in self._targets if not node.new}
-        for node_id in sorted({node.id for node in self._disturbed()} | widened | timed):
+        disturbed = {node.id for node in self._disturbed()}
+        for node_id in sorted(disturbed | widened | timed | self._timed_before()):
             self._final(self._plan.nodes[node_id], node_id in widened, timed, stirred)
         for item in self._out.staged:
             meta = item.content.meta
@@ -374,6 +375,16 @@ class _Reverter(Draft):
                 mode = stat.S_IMODE(meta.mode) if closed else None
                 times = meta.atime_ns, meta.mtime_ns
                 self._plan.finals.append(Final(item.node, mode, *times, None, 0, 0))
+
+    def _timed_before(self) -> set[int]:
+        """Directories to which the commit gave other times, though nothing in them moves now."""
+        return {
+            self._now[final.node].id
+            for final in self._old.finals
+            if final.node in self._now
+            and not self._old.nodes[final.node].new
+            and final.mtime_ns != final.old_mtime_ns
+        }
 
     def _final(self, node: Node, widened: bool, timed: set[int], stirred: set[int]) -> None:
         st = self._base.lstat(node.root, self._out.base_paths[node.id])
