@@ -74,6 +74,25 @@ def test_hard_links_are_kept_over_copy_up(view: View) -> None:
     assert os.listdir(view.layer / "index") == []
 
 
+def test_a_copy_is_found_by_the_last_name_that_the_base_leaves(
+    arena: Path, btrfs_image: Path
+) -> None:
+    base = arena / "base"
+    base.mkdir()
+    (base / "f").write_text("base\n")
+    os.link(base / "f", base / "h")
+    with mounted(arena, [base], btrfs_image) as view:
+        with open(view.top / "f", "a") as file:
+            file.write("session\n")
+        (view.top / "t").write_text("another")
+        (view.top / "t").rename(view.top / "f")
+        assert (view.top / "h").read_text() == "base\nsession\n"
+        (base / "f").unlink()
+        view.remount()
+        assert (view.top / "h").read_text() == "base\nsession\n"
+        assert (view.top / "f").read_text() == "another"
+
+
 def test_a_directory_is_renamed_without_copying(view: View) -> None:
     os.rename(view.top / "src", view.top / "code")
     assert (view.top / "code" / "deep" / "er" / "data.bin").stat().st_size == 16384

@@ -9,6 +9,7 @@ It does not write: ``writer.py`` appends.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable, Sequence
 
@@ -26,6 +27,7 @@ class Ledger:
         "copies",
         "covered",
         "hidden",
+        "linked",
         "links",
         "modes",
         "owners",
@@ -48,6 +50,8 @@ class Ledger:
         """Upper inodes whose times the user set."""
         self.links: dict[Key, int] = {}
         """Base files with several names -> how many they had when first touched."""
+        self.linked: dict[Key, tuple[int, int, int]] = {}
+        """The same -> size, mtime in ns and mode that they were copied up with."""
         self.covered: dict[Key, set[bytes]] = {}
         """Base files with several names -> base names that no longer show the base."""
         self.seen: set[int] = set()
@@ -74,6 +78,8 @@ class Ledger:
                 self.copies[ino] = key
                 self.copied[key] = ino
             if identity.nlink > 1 and not stat.S_ISDIR(identity.mode):
+                if kind is Kind.COPY:
+                    self.linked[key] = (identity.size, identity.mtime_ns, identity.mode)
                 self.links.setdefault(key, identity.nlink)
                 self.covered.setdefault(key, set()).add(record.path)
         elif kind is Kind.MODE:
@@ -103,6 +109,11 @@ class Ledger:
         self.timed.discard(ino)
         self.modes.pop(ino, None)
         self.owners.pop(ino, None)
+
+    def is_linked(self, key: Key, st: os.stat_result) -> bool:
+        """Whether a base file is, by its size, time and mode, one that had several names when it
+        was copied up."""
+        return self.linked.get(key) == (st.st_size, st.st_mtime_ns, st.st_mode)
 
     def visible_base_names(self, key: Key) -> int:
         """How many names of a base file with several names still lead to it (or its copy)."""

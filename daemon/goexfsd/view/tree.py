@@ -89,7 +89,8 @@ class Tree(Places):
         """
         if node.parent is parent and node.name == name:
             return True
-        if node.kind != DIRECTORY and st.st_nlink > 1:
+        linked = st.st_nlink > 1 or (node.indexed and self._copy_of(node.key, st) is not None)
+        if node.kind != DIRECTORY and linked:
             self.table.bind(node, parent, name)
         elif node.told[:2] != (st.st_size, st.st_mtime_ns):
             return False
@@ -118,9 +119,15 @@ class Tree(Places):
             return second_number(key)  # its number is that of a file that was copied up
         return base_number(key, self.root_devs[parent.root])
 
-    def _copy_of(self, key: Key, st: os.stat_result) -> os.stat_result | None:
-        """The copy of a base file with several names that is found under one of them."""
-        return self.layer.indexed(key) if st.st_nlink > 1 else None
+    def _copy_of(self, key: Key | None, st: os.stat_result) -> os.stat_result | None:
+        """The copy of a base file with several names that is found under one of them.
+
+        One that has lost its other names since is that file still, if it did not change otherwise:
+        its number may be another's by now.
+        """
+        if key is None or (st.st_nlink <= 1 and not self.ledger.is_linked(key, st)):
+            return None
+        return self.layer.indexed(key)
 
     def _new_node(self, parent: Node, name: bytes, st: os.stat_result, upper: bool) -> Node:
         if not upper:
