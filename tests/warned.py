@@ -31,6 +31,9 @@ class Worker:
     def send(self, message: dict[str, Any]) -> None:
         self.sent.append(message)
 
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError(message)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

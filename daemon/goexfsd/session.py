@@ -480,6 +480,7 @@ class Session:
         if before is not None:
             layers["from"] = self.side(before)
         options = {
+            "newer": before is not None,
             "select": select,
             "patch": patch,
             "binary": binary,
@@ -490,11 +491,28 @@ class Session:
         }
         async with self.job(layer_jobs.changes, layers, options) as channel:
             while (message := await channel.receive()) is not None:
+                if message["event"] == "newer":
+                    await self._tell_newer(channel, before, after, message["also"])
+                    continue
                 if listen is not None:
                     await listen(message)
                 if message["event"] == "done":
                     return Summary.model_validate(message["summary"])
         raise ViewFailed("the worker that reads the changes ended early")
+
+    async def _tell_newer(
+        self, channel: Channel, before: int | None, after: int | None, also: list[int]
+    ) -> None:
+        """Answer a worker that asks what is newer than the older one of its layers."""
+        assert before is not None
+        store = self.house.store
+
+        def tell() -> None:
+            found = store.newer(self.id, before, after, also)
+            told = None if found is None else (found.device, found.changed, found.names)
+            channel.send({"newer": told})
+
+        await trio.to_thread.run_sync(tell)
 
     # -- words -------------------------------------------------------------------------------
 

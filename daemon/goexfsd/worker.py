@@ -125,6 +125,13 @@ class Worker:
         """
         self.conn.send_bytes(encode_message(message))
 
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a message that the daemon answers; its answer."""
+        self.send(message)
+        answer = self.conn.recv()
+        assert isinstance(answer, dict)
+        return answer
+
 
 def encode_message(message: dict[str, Any]) -> bytes:
     """A worker's message as it goes over the pipe."""

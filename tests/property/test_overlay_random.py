@@ -24,6 +24,7 @@ from goexfsd.overlay.mount import mount
 from goexfsd.worker import Owner, Root, WorkerSpec
 from layering import Item, Session, manifest
 from layerops import Op, base_trees, build, operations, perform
+from sincecheck import Kept
 from views import create_layer, store
 
 pytestmark = [
@@ -186,6 +187,30 @@ def test_what_the_kernel_wrote_is_committed_as_it_was_shown(
         assert ran.last["event"] in ("applied", "nothing"), ran.messages
         assert shown(manifest(os.fsencode(mounted.base))) == shown(view)
         assert litter(str(mounted.base)) == []
+
+
+@settings(
+    max_examples=int(os.environ.get("GOEXFS_EXAMPLES", "20")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(base=base_trees(), first=operations(), second=operations())
+def test_generations_lead_to_what_a_walk_finds(
+    ground: Path, base: list[Op], first: list[Op], second: list[Op]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=ground) as home:
+        mounted = Mounted(Path(home), base)
+        kept = Kept(mounted.layer, mounted.roots, mounted.base)
+        try:
+            for ops in (first, second):
+                perform(cast(Session, mounted), ops)
+                mounted.adopt()
+                kept.keep()
+        finally:
+            mounted.unmount()
+        kept.check()
+        assert kept.told
+        kept.drop()
 
 
 @pytest.fixture

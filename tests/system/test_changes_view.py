@@ -22,6 +22,7 @@ from goexfsd.worker import Owner, Root, WorkerSpec, context, decode_message, sta
 from layercheck import Check
 from layering import Item, Session, copy_tree, manifest
 from layerops import Op, base_trees, build, operations, perform
+from sincecheck import Kept
 
 
 class Live(Session):
@@ -150,6 +151,10 @@ def test_random_work_in_a_view(
         inodes, origins = Inodes(session, old, new), session.inodes.values()
         times = timed[new], timed[old]
         Check(states[old], states[new], found, inodes, *times, origins).run()
+    _, *kept = snapshots
+    same = Kept(view.layer, [Root(0, "base", "")], home / "base", [path for path in kept if path])
+    same.check()
+    assert same.told
     for snapshot in snapshots[1:]:
         btrfsutil.delete_subvolume(str(snapshot))
 

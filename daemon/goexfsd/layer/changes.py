@@ -26,6 +26,8 @@ from goexfsd.layer import seen
 from goexfsd.layer.contents import same_bytes
 from goexfsd.layer.matching import Matched, match, same_inode
 from goexfsd.layer.origins import Identity
+from goexfsd.layer.part import Part
+from goexfsd.layer.since import Ask, open_parts
 from goexfsd.layer.tree import Entry, Tree
 
 Kind = Literal["deleted", "created", "modified", "renamed", "retyped", "metadata"]
@@ -72,7 +74,8 @@ class Change:
     upper_ino: int
     """0 where there is no upper inode."""
     origin: Identity | None
-    """What the session saw in the base at ``old_path`` or ``path``; None: nothing was there."""
+    """What the session saw in the base at ``old_path`` or ``path``; None: nothing was there,
+    or it is a change between two layers."""
     links: int
     """Names that the file has in the view."""
 
@@ -117,12 +120,24 @@ def open_views(
     root_fds: Sequence[int],
     *,
     progress: Progress | None = None,
+    ask: Ask | None = None,
 ) -> Iterator[list[Views]]:
-    """The two views of every root; a layer of None is the base alone."""
-    numbers = [root.index for root in roots]
-    records = [seen.read(fd, numbers) if fd is not None else {} for fd in (old_fd, new_fd)]
+    """The two views of every root; a layer of None is the base alone.
+
+    With ``ask``, which says what of the new layer is newer than the old one, they are read only
+    as far as they may differ.
+    """
     counter = _Counter("reading", progress)
     with contextlib.ExitStack() as stack:
+        if ask is not None and old_fd is not None and new_fd is not None:
+            parts = open_parts(old_fd, new_fd, roots, root_fds, ask, counter.tick)
+            if parts is not None:
+                for part in (tree for pair in parts for tree in pair):
+                    stack.callback(part.close)
+                yield [Views(*pair) for pair in parts]
+                return
+        numbers = [root.index for root in roots]
+        records = [seen.read(fd, numbers) if fd is not None else {} for fd in (old_fd, new_fd)]
         views: list[Views] = []
         for root, root_fd in zip(roots, root_fds, strict=True):
             pair: list[Tree] = []
@@ -228,7 +243,7 @@ class _Comparison:
             aspects=frozenset(),
             source=None,
             upper_ino=0,
-            origin=self.new.seen.first.get(base),
+            origin=self._origin(base),
             links=self.old.links(before),
         )
         return Difference(change, before, None)
@@ -251,7 +266,7 @@ class _Comparison:
             aspects=aspects,
             source=after.node.path if after.node is not None else None,
             upper_ino=0 if after.base is not None else after.st.st_ino,
-            origin=self.new.seen.first.get(base),
+            origin=self._origin(base),
             links=self.new.links(after),
         )
         return Difference(change, before, after)
@@ -266,6 +281,9 @@ class _Comparison:
             return None
         kind: Kind = "metadata" if aspects.isdisjoint(_CONTENT) else "modified"
         return self._difference(kind, before, after, frozenset(aspects))
+
+    def _origin(self, base: bytes) -> Identity | None:
+        return None if self.old.layered else self.new.seen.first.get(base)
 
     # -- what differs --------------------------------------------------------------------------
 
@@ -391,6 +409,8 @@ class _Comparison:
 
         Nothing in the layer says where such a name is, so this (rare) case walks the view.
         """
+        if isinstance(self.new, Part):
+            return  # ``since`` knows that there are none
         wanted = _nameless(self.new) | _nameless(self.old) | orphans
         if not wanted:
             return

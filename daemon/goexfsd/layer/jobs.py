@@ -3,6 +3,8 @@
 ``changes`` reads two views of the session's roots (layers ``from`` and ``to``; without ``from``
 the base alone, without ``to`` too) with the owner's rights, and sends, in this order::
 
+    {"event": "newer", "also": [inode]}                  with options["newer"]; the answer is
+                                                         {"newer": (device, inodes, names) | None}
     {"event": "progress", "stage", "done", "total"}      now and then
     {"event": "changes", "changes": [...]}               as goexfs.protocol.Change, in batches
     {"event": "chunk", "data": bytes}                    the patch, if options["patch"];
@@ -27,6 +29,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from goexfs import names
@@ -36,6 +39,7 @@ from goexfsd.layer.digest import digest
 from goexfsd.layer.evidence import Evidence
 from goexfsd.layer.patch import patch
 from goexfsd.layer.selection import Chosen, Selection, places_of
+from goexfsd.layer.since import Newer
 from goexfsd.warn.review import Review
 from goexfsd.warn.rules import Rule
 
@@ -78,6 +82,8 @@ class Worker(Protocol):
 
     def send(self, message: dict[str, Any]) -> None: ...
 
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]: ...
+
 
 def changes(worker: Worker) -> None:
     """Compare two views and tell the daemon."""
@@ -102,7 +108,8 @@ def _changes(worker: Worker) -> None:
     old, new = worker.layer_fds.get("from"), worker.layer_fds.get("to")
     tell = _Teller(worker)
     roots = spec.roots
-    with open_views(old, new, roots, worker.lower_fds, progress=tell.progress) as views:
+    ask = partial(_ask, worker) if spec.options.get("newer") else None
+    with open_views(old, new, roots, worker.lower_fds, progress=tell.progress, ask=ask) as views:
         wanted: Selection = spec.options.get("select") or Selection()
         if wanted.patch is not None:
             wanted = Selection.of(unpatch.places(unpatch.parse(wanted.patch), roots))
@@ -123,6 +130,17 @@ def _changes(worker: Worker) -> None:
     if spec.options.get("stale") and new is not None:
         done["stale"] = _stale(worker, new)
     worker.send({"event": "done", **done})
+
+
+def _ask(worker: Worker, also: list[int]) -> Newer | None:
+    """Have the daemon ask the file system what of the new layer is newer than the old one."""
+    found = worker.ask({"event": "newer", "also": also})["newer"]
+    if found is None:
+        return None
+    device, changed, places = found
+    if device != os.fstat(worker.layer_fds["to"]).st_dev:
+        return None  # the live layer was exchanged meanwhile
+    return Newer(changed, places)
 
 
 def _stale(worker: Worker, layer_fd: int) -> list[dict[str, str]]:

@@ -93,8 +93,10 @@ class Record:
 NOTHING = Identity(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 _HEAD = struct.Struct("<4sII")  # magic, length of the body, its CRC-32
+HEAD = _HEAD.size
+"""Bytes of a record before its body."""
 _BODY = struct.Struct("<BxHIQQQIIIIQQqq")
-_MAGIC = b"gxo1"
+MAGIC = b"gxo1"
 
 
 def encode(record: Record) -> bytes:
@@ -119,22 +121,22 @@ def encode(record: Record) -> bytes:
         )
         + record.path
     )
-    return _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+    return _HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
 
 
 def decode(data: bytes) -> Iterator[Record]:
     """The records of a log, in order; stops at the first damaged one (a torn end)."""
     at = 0
-    while at + _HEAD.size <= len(data):
+    while at + HEAD <= len(data):
         magic, length, crc = _HEAD.unpack_from(data, at)
-        body = data[at + _HEAD.size : at + _HEAD.size + length]
-        if magic != _MAGIC or len(body) != length or length < _BODY.size:
+        body = data[at + HEAD : at + HEAD + length]
+        if magic != MAGIC or len(body) != length or length < _BODY.size:
             return
         if zlib.crc32(body) != crc:
             return
         kind, root, step, upper_ino, *rest = _BODY.unpack_from(body)
         yield Record(Kind(kind), root, step, upper_ino, body[_BODY.size :], Identity(*rest))
-        at += _HEAD.size + length
+        at += HEAD + length
 
 
 def load(layer_fd: int, name: bytes) -> tuple[list[Record], int]:
@@ -146,4 +148,4 @@ def load(layer_fd: int, name: bytes) -> tuple[list[Record], int]:
     with os.fdopen(fd, "rb") as log:
         data = log.read()
     records = list(decode(data))
-    return records, sum(_HEAD.size + _BODY.size + len(record.path) for record in records)
+    return records, sum(HEAD + _BODY.size + len(record.path) for record in records)

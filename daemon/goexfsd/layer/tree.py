@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from goexfs.errors import Denied, Limit, StoreFailed
 from goexfs.names import display
@@ -104,6 +105,11 @@ class Dirs:
         finally:
             os.close(fd)
 
+    def inodes(self, path: bytes) -> Iterator[tuple[bytes, int]]:
+        """Name and inode number of each entry of the directory."""
+        for entry in self.list(path):
+            yield os.fsencode(entry.name), entry.inode()
+
     def close(self) -> None:
         for fd in self._open.values():
             os.close(fd)
@@ -170,6 +176,7 @@ class Tree:
         self.root_index = root
         self.root_name = name
         self.seen = seen or Seen()
+        self.layered = layer_fd is not None
         self.base_dev = os.stat(b".", dir_fd=root_fd).st_dev
         self._base = Dirs(root_fd)
         self._tick = tick or (lambda: None)
@@ -179,9 +186,6 @@ class Tree:
         self._moved: dict[bytes, bytes] = {}
         self.several: dict[int, list[Node]] = {}
         """Upper inodes with several names -> their entries in the upper tree."""
-        self.indexed: dict[bytes, int] = {}
-        """index/ of this root: name -> upper inode."""
-        self._indexed_inos: frozenset[int] = frozenset()
         self.newest_ns = 0
         """The latest change of anything in the upper tree."""
         self._upper: Dirs | None = None
@@ -218,17 +222,29 @@ class Tree:
         except FileNotFoundError:
             return
         self._layer_fds.append(self._index_fd)
-        mine = b"%d-" % self.root_index
-        entries = Dirs(self._index_fd).list(b"")
-        names = ((os.fsencode(entry.name), entry.inode()) for entry in entries)
-        self.indexed = {name: ino for name, ino in names if name.startswith(mine)}
-        self._indexed_inos = frozenset(self.indexed.values())
 
-    def _scan(self) -> Node:
+    @cached_property
+    def indexed(self) -> dict[bytes, int]:
+        """index/ of this root: name -> upper inode."""
+        if self._index_fd < 0:
+            return {}
+        mine = b"%d-" % self.root_index
+        found = Dirs(self._index_fd).inodes(b"")
+        return {name: ino for name, ino in found if name.startswith(mine)}
+
+    @cached_property
+    def _indexed_inos(self) -> frozenset[int]:
+        return frozenset(self.indexed.values())
+
+    def _upper_top(self) -> Node:
         assert self._upper is not None
         st = os.stat(b".", dir_fd=self._upper.fd(b""))
         top = Node(b"", self.seen.shown(st), b"", b"", st.st_ino not in self.seen.copies, {})
         self._by_lower[b""] = top
+        return top
+
+    def _scan(self) -> Node:
+        top = self._upper_top()
         redirected: list[Node] = []
         stack = [top]
         while stack:
@@ -245,27 +261,34 @@ class Tree:
 
     def _scan_directory(self, node: Node, stack: list[Node], redirected: list[Node]) -> None:
         assert self._upper is not None
-        assert node.children is not None
-        prefix = node.path + b"/" if node.path else b""
-        if len(prefix) > MAX_PATH:
+        if len(node.path) >= MAX_PATH:
             raise Limit(
                 f"the layer holds directories nested beyond {MAX_PATH} bytes of path",
                 hint="remove them in the view, rewind, or discard",
             )
-        children = node.children
         for name, st in self._upper.scan(node.path):
-            self.newest_ns = max(self.newest_ns, st.st_ctime_ns)
-            if is_whiteout(st):
-                children[name] = None
-            elif stat.S_ISDIR(st.st_mode):
-                child = self._directory(node, name, prefix + name, st, redirected)
-                children[name] = child
+            child = self._take(node, name, st, redirected)
+            if child is not None and child.children is not None:
                 stack.append(child)
-            else:
-                child = Node(prefix + name, self.seen.shown(st))
-                children[name] = child
-                if st.st_nlink > 1:
-                    self.several.setdefault(st.st_ino, []).append(child)
+
+    def _take(
+        self, parent: Node, name: bytes, st: os.stat_result, redirected: list[Node]
+    ) -> Node | None:
+        """Put an entry of the upper tree in its place; what it stands for."""
+        assert parent.children is not None
+        self.newest_ns = max(self.newest_ns, st.st_ctime_ns)
+        path = join(parent.path, name)
+        child: Node | None
+        if is_whiteout(st):
+            child = None
+        elif stat.S_ISDIR(st.st_mode):
+            child = self._directory(parent, name, path, st, redirected)
+        else:
+            child = Node(path, self.seen.shown(st))
+            if st.st_nlink > 1:
+                self.several.setdefault(st.st_ino, []).append(child)
+        parent.children[name] = child
+        return child
 
     def _directory(
         self,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,9 @@ from pathlib import Path
 from goexfs.errors import InvalidState, Limit, NotFound
 from goexfsd import kernel
 from goexfsd.layer import format as names
-from goexfsd.store import garbage, image, lowers, subvolumes, usage
+from goexfsd.store import garbage, image, lowers, newer, subvolumes, usage
 from goexfsd.store.faults import FULL, told_as
+from goexfsd.store.newer import Newer
 from goexfsd.store.settings import MIB
 from goexfsd.store.usage import Usage
 
@@ -279,6 +280,18 @@ class Store:
         """
         with self._telling("reading a layer"):
             return subvolumes.changed_at(path)
+
+    def newer(
+        self, sid: str, before: int, after: int | None, also: Collection[int]
+    ) -> Newer | None:
+        """What in checkpoint ``after`` (None: the live layer) is newer than checkpoint
+        ``before``; None where that cannot be told.  See ``store.newer``."""
+        old = self.checkpoint(sid, before)
+        new = self.layer(sid) if after is None else self.checkpoint(sid, after)
+        with self._telling("reading a layer"):
+            if after is None:
+                subvolumes.sync(self.path)
+            return newer.newer(old, new, also)
 
     def sync(self) -> None:
         """Everything written to the store so far is on disk when this returns."""

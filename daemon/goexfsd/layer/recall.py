@@ -1,0 +1,95 @@
+"""The origins log of a layer that has come far, of which little is wanted: skimmed, not read.
+
+A skim notes where each upper inode is spoken of; the records themselves are decoded when
+somebody asks for that inode.  One skim serves a checkpoint and an earlier one of the same layer:
+the earlier one's log is the beginning of the later one's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from struct import Struct
+
+from goexfsd.layer import origins
+from goexfsd.layer.format import ORIGINS
+from goexfsd.layer.origins import Record
+from goexfsd.layer.seen import Seen
+
+_GLANCE = Struct("<4sI4xBxH4xQ16xII")  # magic, length, kind, root, upper inode, mode, nlink
+
+
+class Skim:
+    """One log."""
+
+    def __init__(self, layer_fd: int) -> None:
+        fd = os.open(ORIGINS, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer_fd)
+        with os.fdopen(fd, "rb") as log:
+            self._data = log.read()
+        self.size = len(self._data)
+        self.places: dict[int, list[int]] = {}
+        """Upper inode -> offsets of the records that speak of it."""
+        self.linked: list[int] = []
+        """Offsets of those about base files with several names."""
+        self._run()
+
+    def _run(self) -> None:
+        data, places, glance = self._data, self.places, _GLANCE.unpack_from
+        at, last = 0, len(self._data) - _GLANCE.size
+        while at <= last:
+            magic, length, _, _, ino, mode, nlink = glance(data, at)
+            if magic != origins.MAGIC:
+                break
+            if ino in places:
+                places[ino].append(at)
+            else:
+                places[ino] = [at]
+            if nlink > 1 and not stat.S_ISDIR(mode):
+                self.linked.append(at)
+            at += origins.HEAD + length
+        places.pop(0, None)
+
+    def record(self, at: int, end: int) -> Record | None:
+        """The record at an offset, if the first ``end`` bytes hold it whole."""
+        size = origins.HEAD + int(_GLANCE.unpack_from(self._data, at)[1])
+        return next(origins.decode(self._data[at : min(end, at + size)]), None)
+
+    def since(self, start: int) -> set[int]:
+        """The upper inodes that records beyond the first ``start`` bytes speak of."""
+        return {ino for ino, found in self.places.items() if found[-1] >= start}
+
+
+@dataclass(slots=True)
+class Recalled(Seen):
+    """The log of one root up to a byte, known only as far as somebody asked.
+
+    ``first`` is never whole.
+    """
+
+    log: Skim | None = None
+    end: int = 0
+    _known: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, log: Skim, root: int, end: int) -> Recalled:
+        self = cls(log=log, end=end)
+        for at in log.linked:
+            self._take(at, root)
+        return self
+
+    def _take(self, at: int, root: int | None) -> None:
+        assert self.log is not None
+        record = self.log.record(at, self.end)
+        if record is not None and root in (None, record.root):
+            self.add(record)
+
+    def shown(self, st: os.stat_result) -> os.stat_result:
+        """As ever; whoever looks at an upper inode asks this first."""
+        assert self.log is not None
+        ino = st.st_ino
+        if ino not in self._known:
+            self._known.add(ino)
+            for at in self.log.places.get(ino, ()):
+                self._take(at, None)
+        return Seen.shown(self, st)
