@@ -196,6 +196,19 @@ def test_a_log_that_was_written_anew_is_walked(kept: Kept) -> None:
     assert asked == []
 
 
+def test_a_log_with_a_torn_end_is_walked(kept: Kept) -> None:
+    """What lies there in the newer one is not where it was in the older."""
+    with open(kept.layer / "origins", "ab") as log:
+        log.write(encode(Record(Kind.TIMES, 0, 1, 300, b"", NOTHING))[:20])
+    kept.keep()
+    os.truncate(kept.layer / "origins", 0)
+    record(kept, Kind.TIMES, 300, b"", NOTHING)
+    kept.keep()
+    asked: list[bool] = []
+    between(kept.snapshots[0], kept.snapshots[1], kept.roots, kept.base, asked=asked)
+    assert asked == []
+
+
 def linked(kept: Kept) -> None:
     """``a`` and ``d/same`` are one file of the base, copied up under the name ``a``."""
     os.link(kept.base / "a", kept.base / "d" / "same")

@@ -17,28 +17,37 @@ from goexfsd.layer.format import ORIGINS
 from goexfsd.layer.origins import Record
 from goexfsd.layer.seen import Seen
 
-_GLANCE = Struct("<4sI4xBxH4xQ16xII")  # magic, length, kind, root, upper inode, mode, nlink
+_GLANCE = Struct("<4sI12xQ16xII")  # magic, length, upper inode, mode, nlink
 
 
 class Skim:
     """One log."""
 
-    def __init__(self, layer_fd: int) -> None:
+    def __init__(self, layer_fd: int, start: int) -> None:
+        """The first ``start`` bytes are the earlier log."""
         fd = os.open(ORIGINS, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer_fd)
         with os.fdopen(fd, "rb") as log:
             self._data = log.read()
         self.size = len(self._data)
+        self.linked: list[int] = []
+        """Offsets of records about base files with several names."""
         self.places: dict[int, list[int]] = {}
         """Upper inode -> offsets of the records that speak of it."""
-        self.linked: list[int] = []
-        """Offsets of those about base files with several names."""
-        self._run()
+        self.whole = self._run(0, start, self.places) == start
+        """Whether the earlier log ends where a record does."""
+        later: dict[int, list[int]] = {}
+        self._run(start, self.size, later)
+        self.later = sorted(later)
+        """The upper inodes that records beyond the earlier log speak of."""
+        for ino, found in later.items():
+            self.places.setdefault(ino, []).extend(found)
 
-    def _run(self) -> None:
-        data, places, glance = self._data, self.places, _GLANCE.unpack_from
-        at, last = 0, len(self._data) - _GLANCE.size
+    def _run(self, at: int, end: int, places: dict[int, list[int]]) -> int:
+        """Note all records from ``at`` on; where they end."""
+        data, glance = self._data, _GLANCE.unpack_from
+        last = min(end, self.size) - _GLANCE.size
         while at <= last:
-            magic, length, _, _, ino, mode, nlink = glance(data, at)
+            magic, length, ino, mode, nlink = glance(data, at)
             if magic != origins.MAGIC:
                 break
             if ino in places:
@@ -47,17 +56,14 @@ class Skim:
                 places[ino] = [at]
             if nlink > 1 and not stat.S_ISDIR(mode):
                 self.linked.append(at)
-            at += origins.HEAD + length
+            at += origins.HEAD + int(length)
         places.pop(0, None)
+        return at
 
     def record(self, at: int, end: int) -> Record | None:
         """The record at an offset, if the first ``end`` bytes hold it whole."""
         size = origins.HEAD + int(_GLANCE.unpack_from(self._data, at)[1])
         return next(origins.decode(self._data[at : min(end, at + size)]), None)
-
-    def since(self, start: int) -> set[int]:
-        """The upper inodes that records beyond the first ``start`` bytes speak of."""
-        return {ino for ino, found in self.places.items() if found[-1] >= start}
 
 
 @dataclass(slots=True)

@@ -63,8 +63,8 @@ def open_parts(
     start = _common_log(old_fd, new_fd)
     if start is None:
         return None
-    log = Skim(new_fd)
-    newer = ask(sorted(log.since(start)))
+    log = Skim(new_fd, start)
+    newer = ask(log.later) if log.whole else None
     if newer is None or not _index_is_plain(old_fd, new_fd, newer):
         return None
     below: dict[int, set[bytes]] = {}
