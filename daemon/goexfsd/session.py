@@ -508,7 +508,8 @@ class Session:
         store = self.house.store
 
         def tell() -> None:
-            found = store.newer(self.id, before, after, also)
+            inodes = [ino for ino in also if isinstance(ino, int) and 0 < ino < 1 << 63]
+            found = store.newer(self.id, before, after, inodes)
             told = None if found is None else (found.device, found.changed, found.names)
             channel.send({"newer": told})
 

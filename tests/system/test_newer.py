@@ -142,6 +142,24 @@ def test_a_fork_is_traced_to_its_first_checkpoint(kept: Kept) -> None:
         assert (asked, change.kind) == ([True], "modified")
 
 
+@pytest.mark.parametrize("many", [1, 5_000])
+def test_further_inodes_are_named_as_far_as_they_exist(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    monkeypatch.setattr("goexfsd.store.newer.MANY", many)
+    write(kept, "there", "x")
+    write(kept, "gone", "x")
+    kept.keep()
+    write(kept, "new", "x")
+    (upper(kept) / "gone").unlink()
+    there, new = ((upper(kept) / name).stat().st_ino for name in ("there", "new"))
+    kept.keep()
+    found = newer(kept.snapshots[0], kept.snapshots[1], [there, there + 1, new, new + 9])
+    assert found is not None
+    assert {there, new} < found.changed
+    assert not {there + 1, new + 9} & found.names.keys()
+
+
 def test_much_of_a_small_layer_is_not_told(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it is walked; little of a large one is told, however much it is."""
     monkeypatch.setattr("goexfsd.store.newer.MANY", 50)

@@ -69,9 +69,32 @@ def newer(old: Path, new: Path, also: Collection[int] = ()) -> Newer | None:
     try:
         if not _came_of(fd, now, then):
             return None
-        return _Search(fd, int(then.otransid)).run(also)
+        search = _Search(fd, int(then.otransid))
+        if len(also) > MANY:  # most are gone again; what is not new was there before
+            last = _highest_in(old)
+            also = [ino for ino in also if ino <= last]
+        return search.run(also)
     finally:
         os.close(fd)
+
+
+def _highest_in(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _highest(fd)
+    finally:
+        os.close(fd)
+
+
+def _highest(fd: int) -> int:
+    """The highest inode number of a subvolume."""
+    low, high = _TOP, _LAST
+    while low < high:
+        middle = (low + high + 1) // 2
+        first, last = btrfs.ctree.Key(middle, 0, 0), btrfs.ctree.Key(_LAST, 255, 0)
+        found = btrfs.ioctl.search_v2(fd, 0, first, last, nr_items=1, buf_size=_BUFFER)
+        low, high = (low, middle - 1) if next(found, None) is None else (middle, high)
+    return low
 
 
 def _came_of(fd: int, now: btrfsutil.SubvolumeInfo | None, then: btrfsutil.SubvolumeInfo) -> bool:
@@ -131,7 +154,7 @@ class _Search:
                 if changed > self._since:
                     links[ino] = nlink
                     if len(links) == MANY:
-                        enough = max(MANY, (self._highest() - _TOP) // _SHARE)
+                        enough = max(MANY, (_highest(self._fd) - _TOP) // _SHARE)
                     if len(links) > enough:
                         return None
             elif ino in links and header.type in (_REF, _EXTREF):
@@ -147,16 +170,6 @@ class _Search:
         found.changed.update(found.names)
         self._climb()
         return found
-
-    def _highest(self) -> int:
-        """The layer's highest inode number."""
-        low, high = _TOP, _LAST
-        while low < high:
-            middle = (low + high + 1) // 2
-            first, last = btrfs.ctree.Key(middle, 0, 0), btrfs.ctree.Key(_LAST, 255, 0)
-            found = btrfs.ioctl.search_v2(self._fd, 0, first, last, nr_items=1, buf_size=_BUFFER)
-            low, high = (low, middle - 1) if next(found, None) is None else (middle, high)
-        return low
 
     def _note(self, ino: int, names: list[Name]) -> None:
         if names:  # none: open, but deleted
