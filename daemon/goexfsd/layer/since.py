@@ -97,8 +97,8 @@ def _common_log(old_fd: int, new_fd: int) -> int | None:
 
 
 def _index_is_plain(old_fd: int, new_fd: int, newer: Newer) -> bool:
-    """Whether no changed file with several names in the base shows under one without an upper
-    entry only: nothing says where that is."""
+    """Whether no file that has several names in the base was changed: it may show under one that
+    has no upper entry, and nothing says where that is."""
     fds: list[int] = []
     try:
         for layer_fd in (old_fd, new_fd):
@@ -109,22 +109,14 @@ def _index_is_plain(old_fd: int, new_fd: int, newer: Newer) -> bool:
             if before - after:
                 return False
         for ino in newer.changed:
-            for directory, name in newer.names.get(ino, ()):
-                if directory == index and any(_is_nameless(fd, name) for fd in fds):
-                    return False
+            if any(directory == index for directory, _ in newer.names.get(ino, ())):
+                return False
     except FileNotFoundError:
         return False
     finally:
         for fd in fds:
             os.close(fd)
     return True
-
-
-def _is_nameless(index_fd: int, name: bytes) -> bool:
-    try:
-        return os.stat(name, dir_fd=index_fd, follow_symlinks=False).st_nlink == 1
-    except FileNotFoundError:
-        return False
 
 
 class _Reading:

@@ -8,6 +8,7 @@ expects none to.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -55,7 +56,7 @@ class Direct(Directories):
 
     def __init__(self) -> None:
         super().__init__()
-        self.data = memoryview(bytearray(1 << 20))
+        self.data = memoryview(mmap.mmap(-1, 1 << 20))
 
 
 def _plain(handler: Any) -> Callable[..., Any]:

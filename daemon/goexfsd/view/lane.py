@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import select
 import socket
@@ -67,7 +68,7 @@ class Lane:
         """Requests that pyfuse3 has not answered yet."""
         self._init: int | None = None
         """The handshake's number, until it is answered."""
-        self._buffer = bytearray(_LARGEST)
+        self._buffer = mmap.mmap(-1, _LARGEST)  # takes no memory until it is used
         self._whole = memoryview(self._buffer)
         self._caller = Caller()
         self._poll = select.poll()
@@ -202,7 +203,7 @@ class Lane:
 
     async def _bring_back(self) -> None:
         """pyfuse3's answers to the kernel."""
-        buffer = bytearray(_LARGEST)
+        buffer = mmap.mmap(-1, _LARGEST)
         whole = memoryview(buffer)
         while True:
             await trio.lowlevel.wait_readable(self.inner)
@@ -219,7 +220,7 @@ class Lane:
             self._answer(whole[:length])
 
 
-def _want_more(answer: bytearray) -> None:
+def _want_more(answer: mmap.mmap) -> None:
     """Our word in the handshake: we take set-id bits and capabilities off a file that is written
     ourselves, so that the kernel need not ask before each write."""
     at = wire.OUT.size
