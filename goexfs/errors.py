@@ -23,7 +23,9 @@ GoexfsError                 exit 1
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 
 
 class GoexfsError(Exception):

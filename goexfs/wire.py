@@ -16,10 +16,19 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
 
 from goexfs.errors import Denied, GoexfsError, Limit, Unavailable, Usage, from_wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Message = dict[str, Any]
+    OnEvent = Callable[[str, Message], None]
+    """Called with an event's method and its params."""
+else:
+    Message = OnEvent = dict
 
 DEFAULT_SOCKET = "/run/goexfs/goexfs.sock"
 MAX_LINE = 4 * 1024 * 1024
@@ -29,10 +38,6 @@ MAX_AHEAD = 1024 * 1024
 
 _PIECE = 256 * 1024
 _START = "start it with `sudo systemctl start goexfsd`, or point $GOEXFS_SOCKET at a running one"
-
-Message = dict[str, Any]
-OnEvent = Callable[[str, Message], None]
-"""Called with an event's method and its params."""
 
 
 def socket_path() -> str:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
 
-from goexfs.wire import Message, OnEvent, connect
+from goexfs.errors import Usage
+from goexfs.wire import connect
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from goexfs.wire import Message, OnEvent
 
 
 def ask(method: str, params: Message, on_event: OnEvent | None = None) -> Message:
@@ -34,6 +40,16 @@ def path(name: str) -> str:
 def remark(text: str | None) -> str | None:
     """Words of the caller's that are only ever shown: what is not UTF-8 in them is replaced."""
     return None if text is None else os.fsencode(text).decode("utf-8", "replace")
+
+
+def text(value: str, what: str) -> str:
+    """The value, if it can go over the wire."""
+    try:
+        return os.fsencode(value).decode("utf-8")
+    except UnicodeDecodeError:
+        raise Usage(
+            f"{what} is not UTF-8: {value!r}", hint="put it in a script, and run that"
+        ) from None
 
 
 def here() -> str | None:

@@ -76,7 +76,7 @@ def params(
     hide: tuple[str, ...],
 ) -> Message:
     """``policy`` and ``rules`` of a run, as far as something was said."""
-    from goexfs.cli.commands.run import text
+    from goexfs.cli.asking import text
 
     if allow_host and network not in (None, "allow"):
         raise click.UsageError(f"--allow-host makes no sense with --network {network}")

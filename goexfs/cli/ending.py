@@ -12,31 +12,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import click
 
 from goexfs.cli.group import goexfs
+from goexfs.cli.state import PIPE_GONE, State
 from goexfs.errors import GoexfsError, Internal, Unavailable, Usage
-
-PIPE_GONE = 141
-GOEXFS_FAILED = 125
-
-
-class State:
-    """How the command under way wants its failures: as JSON; told from those of its script."""
-
-    # No dataclass: importing and building it is 1.5 ms of every start.
-    __slots__ = ("json", "script")
-
-    def __init__(self) -> None:
-        self.json = False
-        self.script: Literal["none", "asked", "started"] = "none"
-
-    def status(self, error: GoexfsError) -> int:
-        """The exit status for an error."""
-        told_apart = error.exit_status > (7 if self.script == "started" else 1)
-        return error.exit_status if self.script == "none" or told_apart else GOEXFS_FAILED
 
 
 def state() -> State:
@@ -47,33 +29,45 @@ def state() -> State:
 
 def run(argv: list[str]) -> int:
     """Run a command line; its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        # A locale that lacks a character of a name must not fail the command that shows it.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     about = State()
+    _bear_any_character()
     try:
         outcome = _invoke(argv, about)
         sys.stdout.flush()
-    except Unavailable as error:
-        return fail(_pending(error), about)
-    except GoexfsError as error:
-        return fail(error, about)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except click.ClickException as error:
-        about.json = about.json or "--json" in argv[: argv.index("--") if "--" in argv else None]
-        about.script = "none"
-        return fail(_usage(error), about)
-    except BrokenPipeError:
-        return PIPE_GONE
-    except (KeyboardInterrupt, click.Abort):
-        die_of_interrupt()
-    except Exception as error:
-        if os.environ.get("GOEXFS_DEBUG"):
-            raise
-        return fail(_bug(error), about)
+    except BaseException as error:
+        return told(error, about, argv)
     return outcome if isinstance(outcome, int) else 0
+
+
+def told(error: BaseException, about: State, argv: list[str]) -> int:
+    """Say how a command line ended that ended by an exception; its exit status."""
+    _bear_any_character()
+    match error:
+        case Unavailable():
+            return fail(_pending(error), about)
+        case GoexfsError():
+            return fail(error, about)
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.ClickException():
+            ours = argv[: argv.index("--") if "--" in argv else None]
+            about.json = about.json or "--json" in ours
+            about.script = "none"
+            return fail(_usage(error), about)
+        case BrokenPipeError():
+            return PIPE_GONE
+        case KeyboardInterrupt() | click.Abort():
+            die_of_interrupt()
+        case Exception() if not os.environ.get("GOEXFS_DEBUG"):
+            return fail(_bug(error), about)
+    raise error
+
+
+def _bear_any_character() -> None:
+    """A locale that lacks a character of a name must not fail the command that shows it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _invoke(argv: list[str], about: State) -> object:
@@ -82,16 +76,6 @@ def _invoke(argv: list[str], about: State) -> object:
     # Not ``goexfs.main``: that would take the end of our reader, and Ctrl-C, for its own.
     with goexfs.make_context("goexfs", argv, obj=about) as ctx:
         return goexfs.invoke(ctx)
-
-
-def end(status: int) -> NoReturn:
-    """Leave at once: the interpreter's own tidying up costs 4 ms and does nothing for us."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        status = status or PIPE_GONE
-    os._exit(status)
 
 
 def fail(error: GoexfsError, about: State) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from goexfs.cli.ending import State
+from goexfs.cli.state import State
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

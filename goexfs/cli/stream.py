@@ -15,25 +15,16 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import TYPE_CHECKING
 
-from goexfs.cli.ending import State
-from goexfs.wire import (
-    MAX_AHEAD,
-    Connection,
-    Message,
-    answers,
-    decode,
-    encode,
-    is_event,
-    result,
-)
+from goexfs.wire import MAX_AHEAD, answers, decode, encode, is_event, result
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
+
     from goexfs.cli.screen import Screen
+    from goexfs.cli.state import State
+    from goexfs.wire import Connection, Message
 
 _PIECE = 64 * 1024
 _FOREGROUND_EVERY = 500
@@ -89,22 +80,29 @@ class Driver:
         self._screens = _screens()
 
     def finish(self, params: Message) -> Message:
-        with self._passing_signals():
-            self._request = self._connection.request("run", params)
-            if self._early is not None:
-                self.notify("signal", name=self._early)
-            poller = select.poll()
-            poller.register(self._connection, select.POLLIN)
-            while True:
-                ready = dict(poller.poll(self._watch_source(poller)))
-                if self._connection.fileno() in ready:
-                    for message in self._connection.receive():
-                        if answers(message, self._request):
-                            self._end_screens()
-                            return result(message)
-                        self._event(message)
-                if self._source is not None and self._source.fd in ready:
-                    self._forward(self._source)
+        before = {number: signal.signal(number, self._signalled) for number in _PASSED_ON}
+        try:
+            return self._see_through(params)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _see_through(self, params: Message) -> Message:
+        self._request = self._connection.request("run", params)
+        if self._early is not None:
+            self.notify("signal", name=self._early)
+        poller = select.poll()
+        poller.register(self._connection, select.POLLIN)
+        while True:
+            ready = dict(poller.poll(self._watch_source(poller)))
+            if self._connection.fileno() in ready:
+                for message in self._connection.receive():
+                    if answers(message, self._request):
+                        self._end_screens()
+                        return result(message)
+                    self._event(message)
+            if self._source is not None and self._source.fd in ready:
+                self._forward(self._source)
 
     def notify(self, method: str, **params: object) -> None:
         if self._request:
@@ -119,8 +117,10 @@ class Driver:
         if wanted and source.ours():
             poller.register(source.fd, select.POLLIN)
             return None
-        with suppress(KeyError):
+        try:  # noqa: SIM105  (contextlib is not loaded)
             poller.unregister(source.fd)
+        except KeyError:
+            pass  # not looked at
         return _FOREGROUND_EVERY if wanted else None
 
     def _forward(self, source: Source) -> None:
@@ -153,15 +153,6 @@ class Driver:
         for fd, screen in self._screens.items():
             if held := screen.end():
                 write_all(fd, held)
-
-    @contextmanager
-    def _passing_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._signalled) for number in _PASSED_ON}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         self._signals += 1

@@ -221,26 +221,38 @@ def test_the_group_lists_every_verb() -> None:
     assert invoke(None, "--version").stdout.startswith(b"goexfs ")
 
 
+_HEAVY = {"pydantic", "trio", "rich", "asyncio", "subprocess", "dataclasses"}
+
+
 @pytest.mark.parametrize(
-    "argv", [["run", "--", "true"], ["checkpoint"], ["discard"], ["mount", ".", "--json"]]
+    ("argv", "heavy"),
+    [
+        (["run", "--", "true"], _HEAVY | {"click", "typing", "contextlib", "goexfs.names"}),
+        (["run", "--timeout", "9", "--", "true"], _HEAVY),
+        (["checkpoint"], _HEAVY),
+        (["discard"], _HEAVY),
+        (["mount", ".", "--json"], _HEAVY),
+    ],
 )
-def test_hot_commands_import_nothing_heavy(daemon: Scripted, argv: list[str]) -> None:
+def test_hot_commands_import_nothing_heavy(
+    daemon: Scripted, argv: list[str], heavy: set[str]
+) -> None:
     code = f"""
 import os, sys
+import goexfs.cli
 from goexfs.cli import main
-import goexfs.cli.ending as ending
 def end(status):
-    heavy = {{"pydantic", "trio", "rich", "asyncio", "subprocess", "dataclasses"}}
-    print(*heavy & set(sys.modules), file=sys.stderr)
+    print(*{heavy!r} & set(sys.modules), file=sys.stderr)
     sys.stdout.flush()
     os._exit(status)
-ending.end = end
+goexfs.cli.end = end
 sys.argv = ["goexfs", *{argv!r}]
 main()
 """
     env = {**os.environ, "GOEXFS_SOCKET": daemon.path}
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        # Without the .pth files of the environment, which may import what they like.
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}"],
         capture_output=True,
         env=env,
         stdin=subprocess.DEVNULL,

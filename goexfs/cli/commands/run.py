@@ -7,14 +7,14 @@ import sys
 
 import click
 
-from goexfs.cli.asking import ask, where
+from goexfs.cli import script as scripts
+from goexfs.cli.asking import ask, text, where
 from goexfs.cli.boundary import with_policy
 from goexfs.cli.ending import state
 from goexfs.cli.options import Duration, Name, with_json, with_session
 from goexfs.cli.options import command as declare
-from goexfs.cli.stream import Driver, Source, stdin_source
-from goexfs.errors import Usage
-from goexfs.wire import Message, connect, encode
+from goexfs.cli.stream import stdin_source
+from goexfs.wire import Message, encode
 
 
 @declare(
@@ -84,7 +84,7 @@ def command(
     if name is not None:
         raise click.UsageError("--name is for --background")
     source = None if script == "-" else stdin_source()
-    result = run(params, source, stream=not state().json)
+    result = scripts.run(params, source, not state().json, state())
     if state().json:
         from goexfs.cli.show import print_json
 
@@ -110,63 +110,6 @@ def request(
     if variables:
         params["env"] = environment(variables)
     return params
-
-
-def run(params: Message, source: Source | None, stream: bool) -> Message:
-    """See a run through; on a terminal, say why where its status alone does not."""
-    about = state()
-    about.script = "asked"
-    with connect() as connection:
-        driver = Driver(connection, source, about)
-        more = {"stream": stream, "stdin": source is not None}
-        result = driver.finish({**params, **more})
-    if stream and result.get("timed_out"):
-        limit = f" of {params['timeout']:g} s" if "timeout" in params else ""
-        print(f"goexfs: stopped at the time limit{limit}", file=sys.stderr)
-    if stream:
-        tell_limits(result)
-        tell_refused(result)
-    return result
-
-
-_FEW = 5
-
-
-_LIMITS = {
-    "memory": "memory: something was killed for want of it (--memory raises it)",
-    "processes": "processes: some could not be started (--processes raises it)",
-    "layer_bytes": "changed data (--layer raises it)",
-    "layer_inodes": "changed entries (layer_inodes in a policy raises it)",
-}
-
-
-def tell_limits(result: Message) -> None:
-    """Name the limits that the script ran into: its own words for it may be odd ones."""
-    for limit in result.get("exceeded") or ():
-        print(f"goexfs: hit the limit on {_LIMITS.get(limit, limit)}", file=sys.stderr)
-
-
-def tell_refused(result: Message) -> None:
-    """Name the hosts that were refused, each once, with the option that would allow it."""
-    asked = (result.get("network") or {}).get("requests", ())
-    rules = list(dict.fromkeys(each["rule"] for each in asked if each.get("rule")))
-    for rule in rules[:_FEW]:
-        from goexfs.names import visible
-
-        print(f"goexfs: refused the network: --allow-host {visible(rule)} would allow it",
-              file=sys.stderr)  # fmt: skip
-    if len(rules) > _FEW:
-        print(f"goexfs: ... and {len(rules) - _FEW} more: goexfs log --network", file=sys.stderr)
-
-
-def text(value: str, what: str) -> str:
-    """The value, if it can go over the wire."""
-    try:
-        return os.fsencode(value).decode("utf-8")
-    except UnicodeDecodeError:
-        raise Usage(
-            f"{what} is not UTF-8: {value!r}", hint="put it in a script, and run that"
-        ) from None
 
 
 def read_script(name: str) -> Message:

@@ -8,12 +8,13 @@ import sys
 import click
 
 from goexfs.cli import terminal
-from goexfs.cli.asking import where
+from goexfs.cli.asking import text, where
 from goexfs.cli.boundary import with_policy
-from goexfs.cli.commands.run import environment, tell_limits, text
+from goexfs.cli.commands.run import environment
 from goexfs.cli.ending import state
 from goexfs.cli.options import command as declare
 from goexfs.cli.options import with_json, with_session
+from goexfs.cli.script import tell_limits
 from goexfs.cli.stream import Driver, Source
 from goexfs.wire import Message, connect
 

@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 import click
 
+from goexfs.cli import script as scripts
 from goexfs.cli import show, warned
 from goexfs.cli.asking import ask, real
 from goexfs.cli.boundary import with_policy
 from goexfs.cli.commands.commit import commit, losses, report
 from goexfs.cli.commands.diff import changes, show_patch
-from goexfs.cli.commands.run import request, run
-from goexfs.cli.ending import PIPE_GONE, state
+from goexfs.cli.commands.run import request
+from goexfs.cli.ending import state
 from goexfs.cli.options import Duration, with_json
 from goexfs.cli.options import command as declare
+from goexfs.cli.state import PIPE_GONE
 from goexfs.cli.stream import stdin_source
 from goexfs.errors import Conflict
 from goexfs.wire import Message
@@ -101,7 +103,8 @@ class Try:
     def _go(self, params: Message, read_stdin: bool) -> int:
         source = stdin_source() if read_stdin else None
         cwd = real(".")
-        ran = run({**params, "session": self._session, "cwd": cwd}, source, stream=not self._quiet)
+        asked = {**params, "session": self._session, "cwd": cwd}
+        ran = scripts.run(asked, source, not self._quiet, state())
         state().script = "none"
         self._report["run"] = ran
         found = changes({"session": self._session}, quiet=self._quiet)
