@@ -51,6 +51,9 @@ PRELOAD = [
     "goexfsd.commit.verify",
     "goexfsd.layer.jobs",
     "multiprocessing.reduction",
+    "multiprocessing.popen_fork",
+    "multiprocessing.popen_forkserver",
+    "goexfsd.frozen",
 ]
 
 

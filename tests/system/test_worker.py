@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,13 @@ def crash(worker: Worker) -> None:
     raise RuntimeError("unforeseen")
 
 
+def collected(worker: Worker) -> None:
+    """How many objects a collection here leaves alone; and whether the fork server has what
+    every worker needs."""
+    known = {"multiprocessing.popen_fork", "multiprocessing.popen_forkserver"} <= set(sys.modules)
+    worker.send({"event": "told", "frozen": gc.get_freeze_count(), "known": known})
+
+
 def one(entry: Any, spec: WorkerSpec, event: str) -> dict[str, Any]:
     async def main() -> dict[str, Any]:
         async with open_channel(context(), entry, spec) as channel:
@@ -79,6 +88,13 @@ def test_a_worker_is_nobody_elses_child() -> None:
             assert channel.process not in multiprocessing.active_children()
 
     trio.run(main)
+
+
+def test_a_worker_does_not_collect_what_the_fork_server_has_loaded() -> None:
+    """Or it would copy all of it."""
+    told = one(collected, WorkerSpec(USER, (), {}), "told")
+    assert told["known"]
+    assert told["frozen"] > 20_000
 
 
 def test_the_way_back_is_closed() -> None:
