@@ -14,22 +14,29 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 
 from goexfs.wire import MAX_AHEAD, answers, decode, encode, is_event, result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import FrameType
 
     from goexfs.cli.screen import Screen
     from goexfs.cli.state import State
     from goexfs.wire import Connection, Message
+else:
+    import _signal as signal  # the standard module makes enums of it all at every start
 
 _PIECE = 64 * 1024
 _FOREGROUND_EVERY = 500
 """Milliseconds between looks at whether we came back to the foreground."""
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PASSED_ON = {
+    int(signal.SIGINT): "INT",
+    int(signal.SIGTERM): "TERM",
+    int(signal.SIGHUP): "HUP",
+    int(signal.SIGQUIT): "QUIT",
+}
 
 
 class Source:
@@ -158,7 +165,7 @@ class Driver:
         self._signals += 1
         if self._signals > 2:
             raise KeyboardInterrupt
-        name = "KILL" if self._signals == 2 else signal.Signals(number).name[3:]
+        name = "KILL" if self._signals == 2 else _PASSED_ON[number]
         if self._request:
             self.notify("signal", name=name)
         else:

@@ -114,7 +114,10 @@ def test_a_notice_from_a_signal_handler_does_not_break_a_line(tmp_path: Path) ->
     got: list[str] = []
 
     def slow(exchange: Exchange) -> None:
-        time.sleep(0.3)  # the client is now in the middle of sending
+        while not connection._sending:
+            time.sleep(0.01)
+        time.sleep(0.1)  # the client is now in the middle of a line that no buffer holds
+        signal.pthread_kill(main, signal.SIGUSR1)
         while (notice := exchange.notice()) is not None:
             got.append(notice["method"])
             if len(got) == 2:
@@ -127,16 +130,12 @@ def test_a_notice_from_a_signal_handler_does_not_break_a_line(tmp_path: Path) ->
             connection.notify("signal", {"request": 1, "name": "INT"})
 
         before = signal.signal(signal.SIGUSR1, handler)
-        alarm = threading.Timer(
-            0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)
-        )
+        main = threading.main_thread().ident or 0
         try:
             connection.request("run", {})
-            alarm.start()
             connection.notify("input", {"request": 1, "data": "x" * 3_000_000})
             while not connection.receive():
                 pass
         finally:
-            alarm.join()
             signal.signal(signal.SIGUSR1, before)
     assert got == ["input", "signal"]
