@@ -20,10 +20,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+import structlog
 import trio
 
 from goexfs.errors import GoexfsError, Internal, ViewFailed, from_wire
 from goexfsd.worker import Worker, Workers, WorkerSpec, decode_message, start_worker
+
+log = structlog.get_logger("goexfsd.channel")
 
 MAX_MESSAGE = 256 * 1024 * 1024
 GRACE = 5.0
@@ -93,6 +96,16 @@ class Channel:
             data += piece
         return bytes(data)
 
+    def close_soon(self) -> None:
+        """``close``, for a worker that has said all it had to: nobody waits for it to be gone."""
+        trio.lowlevel.spawn_system_task(self._close_quietly)
+
+    async def _close_quietly(self) -> None:
+        try:
+            await self.close()
+        except Exception as error:  # it would take the daemon down
+            log.exception("a worker's end", error=str(error))
+
     async def close(self) -> None:
         """End the worker: close its pipe, wait a grace, then kill."""
         with trio.CancelScope(shield=True):
@@ -129,10 +142,12 @@ async def open_channel(
     spec: WorkerSpec,
     *,
     prepare: Callable[[WorkerSpec], None] | None = None,
+    looks: bool = False,
 ) -> AsyncIterator[Channel]:
     """Start a worker, wait until it is up, and see to its end.
 
-    Raises the worker's own error if it could not start (NotFound, Denied for a root).
+    One that only ``looks``, and holds nothing of the store's, may still be going when the block
+    has ended.  Raises the worker's own error if it could not start (NotFound, Denied for a root).
     """
     process, conn = await trio.to_thread.run_sync(
         partial(start_worker, workers, entry, spec, prepare=prepare)
@@ -143,4 +158,7 @@ async def open_channel(
             await channel.expect("up")
         yield channel
     finally:
-        await channel.close()
+        if looks:
+            channel.close_soon()
+        else:
+            await channel.close()

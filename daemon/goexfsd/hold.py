@@ -198,7 +198,8 @@ async def _stop(hold: Hold) -> None:
 
 def make_place(place: Place) -> None:
     """The directories for a view; whatever a crash left mounted there goes first."""
-    clear_place(place)
+    if place.at is not None or os.path.lexists(place.directory):
+        clear_place(place)
     place.directory.mkdir(mode=0o700)
     os.chown(place.directory, place.enter_uid, -1)
     place.mountpoint.mkdir(mode=0o700)
@@ -220,7 +221,7 @@ def clear_place(place: Place) -> None:
 
 def unmount_all(path: str) -> None:
     """Detach every goexfs mount stacked at ``path``."""
-    while path in view_mounts():
+    for _ in range(view_mounts().count(path)):
         try:
             kernel.umount(path, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
         except OSError as error:

@@ -35,7 +35,7 @@ async def look(house: House, peer: Peer, request: p.Mount) -> tuple[list[Found],
     }
     owner = Owner(peer.uid, peer.gid, peer.groups)
     spec = house.worker_spec(owner, (), {}, options)
-    async with open_channel(house.workers, probe, spec) as channel:
+    async with open_channel(house.workers, probe, spec, looks=True) as channel:
         found = await channel.expect("probed")
     at = found["at"]
     return [(path, ino) for path, ino in found["roots"]], None if at is None else tuple(at)

@@ -17,7 +17,7 @@ from goexfs.names import display
 from goexfsd.catalog import SessionRow
 from goexfsd.channel import open_channel
 from goexfsd.config import Config
-from goexfsd.rulebook import read_rules
+from goexfsd.rulebook import read_rules, silent
 from goexfsd.sandbox import Rule
 from goexfsd.sandbox import rules as within
 from goexfsd.sandbox.presets import PRESETS
@@ -67,7 +67,11 @@ def ceiling(config: Config) -> p.Rules:
 async def choose(house: House, reader: Reader, request: p.Run) -> Chosen:
     """Read and resolve.  Raises NotFound, Usage or Denied with a sentence."""
     name = request.policy or DEFAULT
-    found = await _read(house, reader, name)
+    found: dict[str, Any]
+    if name in PRESETS and await _silent(reader):
+        found = {"preset": name, "user": [], "projects": [], "available": sorted(PRESETS)}
+    else:
+        found = await _read(house, reader, name)
     said: list[Said] = []
     base = preset(found["preset"])
     assert base is not None, "the worker names only presets"
@@ -106,6 +110,19 @@ def _said(reader: Reader, file: list[Any], kind: Any) -> Said:
     return Said(display(shown), kind, rules)
 
 
+async def _silent(reader: Reader) -> bool:
+    """Whether there are no policy files, as for most people: then no worker has to read any."""
+    with trio.move_on_after(_SECONDS):
+        return await trio.to_thread.run_sync(
+            silent, reader.owner, reader.home, reader.roots, abandon_on_cancel=True
+        )
+    raise _hangs()
+
+
+def _hangs() -> SandboxFailed:
+    return SandboxFailed("the policy files cannot be read in time: a file system does not answer")
+
+
 async def _read(house: House, reader: Reader, name: str) -> dict[str, Any]:
     options = {
         "home": reader.home,
@@ -116,12 +133,12 @@ async def _read(house: House, reader: Reader, name: str) -> dict[str, Any]:
     }
     spec = house.worker_spec(reader.owner, reader.roots, {}, options)
     with trio.move_on_after(_SECONDS):
-        async with open_channel(house.workers, read_rules, spec) as channel:
+        async with open_channel(house.workers, read_rules, spec, looks=True) as channel:
             message = await channel.expect("rules")
             if message["preset"] not in PRESETS:
                 raise GoexfsError("the worker that reads policies made no sense")
             return message
-    raise SandboxFailed("the policy files cannot be read in time: a file system does not answer")
+    raise _hangs()
 
 
 def result(

@@ -113,7 +113,10 @@ class Register:
         make_layer: Callable[[], object],
         first: CheckpointInfo | None = None,
     ) -> Session:
-        """Open the session of a new row; nothing of it is left where that fails."""
+        """Open the session of a new row; nothing of it is left where that fails.
+
+        Its view comes up while the disk takes the layer.
+        """
         self.house.catalog.add_session(row)
         session = Session(self.house, row)
         self.live[row.id] = session
@@ -122,8 +125,11 @@ class Register:
             if first is not None:
                 session.row = self.house.catalog.add_checkpoint(row, first)
             else:
-                await session.show(await session.freeze())
+                roots = await session.freeze()
+                if roots != row.roots:
+                    await session.show(roots)
             await self.nursery.start(session.serve)
+            await self._secure(session)
         except BaseException as error:
             with trio.CancelScope(shield=True):
                 await self._forget(session, "failed", why=str(error))
@@ -131,6 +137,13 @@ class Register:
         session.enter("opened")
         log.info("session opened", session=row.id, uid=row.uid, roots=[r.path for r in row.roots])
         return session
+
+    async def _secure(self, session: Session) -> None:
+        try:
+            await trio.to_thread.run_sync(self.house.store.secure, session.id)
+        except BaseException:
+            await session.close()
+            raise
 
     async def _forget(self, session: Session, event: Any, *, why: str) -> None:
         self.live.pop(session.id, None)

@@ -18,6 +18,7 @@ import os
 import re
 import stat
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from goexfs.errors import Denied, GoexfsError, NotFound, Usage
 from goexfs.names import display
 from goexfs.units import parse_size
 from goexfsd import kernel
-from goexfsd.worker import Worker
+from goexfsd.worker import Owner, Root, Worker
 
 PROJECT_FILE = ".goexfs.toml"
 DIRECTORY = ".config/goexfs"
@@ -74,6 +75,41 @@ def read_rules(worker: Worker) -> None:
             "available": sorted({*options["presets"], *files}),
         }
     )
+
+
+def silent(owner: Owner, home: str, roots: Sequence[Root]) -> bool:
+    """Whether there surely is no policy file, neither of the owner's nor of a project.
+
+    Only names are looked at, by this thread, with the owner's rights.  False for whatever is not
+    as it should be: then a worker looks, and says what is wrong.
+    """
+    with kernel.eyes_of(owner.uid, owner.gid, owner.groups):
+        try:
+            return _is_empty(os.path.join(home, DIRECTORY)) and all(map(_says_nothing, roots))
+        except OSError:
+            return False
+
+
+def _is_empty(directory: str) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+
+
+def _says_nothing(root: Root) -> bool:
+    """Whether the root is the directory that it was, and no project's policy lies in it."""
+    fd = os.open(root.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if root.ino and os.fstat(fd).st_ino != root.ino:
+            return False
+        os.lstat(PROJECT_FILE, dir_fd=fd)
+    except FileNotFoundError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 class _Home:

@@ -159,6 +159,11 @@ class Service:
         decide.refuse_pending(pending, [path for path, _ in roots])
         row = new_row(peer, request, roots, at, mine, self.register.slots())
         rules = await policies.rules(self.house, row, request)
+        # Others may have opened sessions meanwhile.  From here until this one is in the register
+        # nothing waits, so that its name, slot and mountpoint are its own.
+        check_places(self.house, live, [path for path, _ in roots], at[0] if at else None)
+        mine = self.register.room_for(peer.uid)
+        row = new_row(peer, request, roots, at, mine, self.register.slots())
         in_kernel = use_kernel(request.view, of_root=row.uid == 0, ruled=bool(rules))
         row = replace(row, rules=rules, kernel=in_kernel)
         names = [root.name for root in row.roots]

@@ -338,7 +338,16 @@ class Session:
 
     async def checkpoint(self, *, step: int | None, label: str | None) -> CheckpointInfo:
         """Flush the view and snapshot the layer."""
+        return await self._keep(await self.view().flush(), step, label)
+
+    async def conclude(self, step: int) -> tuple[CheckpointInfo, bool]:
+        """The checkpoint after a step; and whether the layer may have changed since the last."""
         count = await self.view().flush()
+        moved = await self._has_moved(count)
+        return await self._keep(count, step, None), moved
+
+    async def _keep(self, count: int, step: int | None, label: str | None) -> CheckpointInfo:
+        """Snapshot the layer, which was flushed at ``count`` mutations."""
         number = self.house.catalog.next_checkpoint(self.id)
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.house.store.snapshot, self.id, number)
@@ -352,13 +361,16 @@ class Session:
 
     async def settle(self, label: str) -> CheckpointInfo | None:
         """A checkpoint of what no checkpoint holds yet; None when there is nothing new."""
-        if self.row.checkpoint >= 0 and not await self.moved():
-            return None
-        return await self.checkpoint(step=None, label=label if self.row.checkpoint >= 0 else None)
+        count = await self.view().flush()
+        if self.row.checkpoint < 0:
+            return await self._keep(count, None, None)
+        return await self._keep(count, None, label) if await self._has_moved(count) else None
 
     async def moved(self) -> bool:
         """Whether the layer may have changed since the last checkpoint."""
-        count = await self.view().flush()
+        return await self._has_moved(await self.view().flush())
+
+    async def _has_moved(self, count: int) -> bool:
         if self._unknown and not await trio.to_thread.run_sync(self._differs):
             self._seen, self._unknown = count, False
         return self._unknown or count != self._seen

@@ -94,7 +94,7 @@ async def freeze(store: Store, workers: Workers, spec: WorkerSpec, sid: str) -> 
     if store.image is not None:
         return live
     try:
-        async with open_channel(workers, tops, spec) as channel:
+        async with open_channel(workers, tops, spec, looks=True) as channel:
             found = (await channel.expect("tops"))["tops"]
             with _opened(channel.pid, found) as opened:
                 return await trio.to_thread.run_sync(_take, store, sid, spec.roots, opened)

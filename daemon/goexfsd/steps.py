@@ -385,8 +385,7 @@ class _Step:
         number: int | None = None
         try:
             self.over += (await session.view().call("step", number=0)).get("met", ())
-            moved = await session.moved()
-            info = await session.checkpoint(step=self.row.number, label=None)
+            info, moved = await session.conclude(self.row.number)
             number = info.number
             summary = await session.changes(self.row.before, number) if moved else p.Summary()
         except GoexfsError as error:

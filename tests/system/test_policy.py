@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from conftest import Goexfs
 from daemons import Daemon, User
+from goexfsd.rulebook import silent
+from goexfsd.worker import Owner, Root
 from manifests import Manifest
 
 Json = Callable[..., Any]
@@ -207,3 +210,34 @@ def test_without_a_session(goexfs: Goexfs, goexfs_json: Json, owner: User) -> No
     goexfs("policy", "show", "-s", "none", user=owner, status=4)
     goexfs("policy", "show", "--policy", "mine", user=owner, status=4)
     goexfs("policy", "show", "--policy", "../x", user=owner, status=2)
+
+
+def test_where_there_is_no_policy_file_no_worker_has_to_look(arena: Path) -> None:
+    home, project = arena / "home", arena / "project"
+    home.mkdir()
+    project.mkdir()
+    root = Root(0, "project", str(project), project.stat().st_ino)
+
+    def quiet(root: Root = root, home: Path = home) -> bool:
+        return silent(Owner(21001, 21001, ()), str(home), [root])
+
+    assert quiet()
+    assert quiet(home=arena / "none")
+    directory = home / ".config/goexfs"
+    directory.mkdir(parents=True)
+    assert quiet()
+    directory.chmod(0o700)
+    assert not quiet()  # the owner may not look: a worker is to say what that means
+    directory.chmod(0o755)
+    (directory / "default.toml").touch()
+    assert not quiet()
+    (directory / "default.toml").unlink()
+    (project / ".goexfs.toml").symlink_to("nowhere")
+    assert not quiet()
+    (project / ".goexfs.toml").unlink()
+    assert quiet()
+    assert not quiet(replace(root, ino=root.ino + 1))
+    assert not quiet(replace(root, path=str(arena / "none")))
+    project.chmod(0o700)
+    assert not quiet()
+    assert list(project.iterdir()) == []  # this thread has its own rights again

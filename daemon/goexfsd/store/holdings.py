@@ -4,7 +4,7 @@ Invariants:
 
 * ``layer`` of a session is replaced by one exchange: at any instant it is the old or the new;
 * nothing that exists is overwritten: making what is there already is an error;
-* what a method made is durable when it returns;
+* what a method made is durable when it returns, or when ``secure`` does;
 * deleting works on a full store (see ``garbage``).
 
 Methods may be called from several threads as long as no two work on the same session.
@@ -54,6 +54,8 @@ class Store:
     """Whether an image that is nearly full is enlarged."""
     _held: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Session → (changed_at, bytes) of the last ``layer_bytes``."""
+    _begun: dict[str, int] = field(default_factory=dict)
+    """Session → the transaction that makes it durable."""
 
     def prepare(self) -> None:
         """Make the rooms of the store and sweep what an earlier life left behind."""
@@ -71,7 +73,8 @@ class Store:
     def create_layer(
         self, sid: str, owner_uid: int, owner_gid: int, root_names: Sequence[str]
     ) -> Path:
-        """A new session's empty layer: upper/<root name>/, work/, index/ and origins."""
+        """A new session's empty layer: upper/<root name>/, work/, index/ and origins; ``secure``
+        makes it durable."""
         session = self._session(sid)
         aside = session / f"{_LAYER}.new"
 
@@ -80,7 +83,7 @@ class Store:
             subvolumes.create(aside)
             _furnish(aside, owner_uid, owner_gid, root_names)
             aside.rename(session / _LAYER)
-            subvolumes.sync(self.path)
+            self._begun[sid] = subvolumes.begin_commit(self.path)
 
         with self._telling("opening a session"):
             if session.exists():
@@ -93,7 +96,8 @@ class Store:
         """A new session whose layer, and checkpoint 0, are checkpoint ``number`` of another, and
         which has its snapshots of the base too.
 
-        Constant in what the layer holds.  Nothing of the source is needed afterwards.
+        Constant in what the layer holds.  Nothing of the source is needed afterwards.  ``secure``
+        makes it durable.
         """
         origin = self.checkpoint(source, number)
         session = self._session(sid)
@@ -106,7 +110,7 @@ class Store:
             if generation is not None:
                 lowers.share(self._session(source), session, generation)
             aside.rename(session / _LAYER)
-            subvolumes.sync(self.path)
+            self._begun[sid] = subvolumes.begin_commit(self.path)
 
         with self._telling("forking a session"):
             if session.exists():
@@ -114,6 +118,13 @@ class Store:
             self._check_room()
             self._make(make, session)
         return session / _LAYER
+
+    def secure(self, sid: str) -> None:
+        """What ``create_layer`` or ``fork`` made is durable when this returns."""
+        transaction = self._begun.pop(sid, None)
+        if transaction is not None:
+            with self._telling("opening a session"):
+                subvolumes.await_commit(self.path, transaction)
 
     def layer(self, sid: str) -> Path:
         """The live layer of a session."""
@@ -172,13 +183,14 @@ class Store:
                 kernel.renameat2(directory, here, directory, new, kernel.RENAME_EXCHANGE)
             finally:
                 os.close(directory)
-            subvolumes.sync(self.path)
+            subvolumes.commit(self.path)
         self._held.pop(sid, None)
         self._discard(path, "dropping the former layer")
 
     def delete_session(self, sid: str) -> None:
         """Throw away everything a session has; none there is fine.  Constant in its content."""
         self._held.pop(sid, None)
+        self._begun.pop(sid, None)
         self._discard(self._session(sid), "discarding a session")
         with self._telling("discarding a session"):
             now = usage.read(self.path, None)
@@ -223,7 +235,7 @@ class Store:
         def make() -> None:
             subvolumes.create(path)
             _give(path, owner_uid, owner_gid, 0o700)
-            subvolumes.sync(self.path)
+            subvolumes.commit(self.path)
 
         with self._telling("preparing a commit"):
             if path.exists():
