@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -243,8 +244,10 @@ def test_a_third_gives_up_on_a_daemon_that_does_nothing(tmp_path: Path) -> None:
 
 def test_a_signal_arrives_though_nobody_reads_our_output(tmp_path: Path) -> None:
     got: list[str] = []
+    asked = threading.Event()
 
     def flood(exchange: Exchange) -> None:
+        asked.set()
         exchange.output("x" * 3_000_000)
         notice = exchange.notice()
         assert notice is not None
@@ -252,6 +255,7 @@ def test_a_signal_arrives_though_nobody_reads_our_output(tmp_path: Path) -> None
         exchange.reply({**RAN, "status": 130})
 
     with running(tmp_path, flood, "run", "--", "x", stdin=subprocess.DEVNULL) as process:
+        assert asked.wait(20)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + 10
