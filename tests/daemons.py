@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 _BIN = Path(sys.executable).parent
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 
 
