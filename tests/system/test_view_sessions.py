@@ -16,6 +16,7 @@ import pytest
 from daemons import User
 from goexfsd.worker import Owner
 from manifests import differences, manifest
+from sides import acting
 from views import mounted
 
 _PATIENCE = 1.3
@@ -376,3 +377,26 @@ def _load(top: Path, told: int, user: User) -> None:
     except OSError:
         os._exit(0)
     os._exit(1)
+
+
+def test_records_of_the_dead_do_not_speak_of_who_gets_their_number(
+    arena: Path, btrfs_image: Path
+) -> None:
+    """btrfs gives the highest inode numbers again once a layer is loaded anew."""
+    base = arena / "base"
+    base.mkdir()
+    User(21001, 21001).own(base)
+    kept = btrfs_image / "kept"
+    with mounted(arena, [base], btrfs_image, Owner(21001, 21001, ())) as view:
+        with acting(21001):
+            for number in range(20):
+                (view.top / f"{number}").touch()
+                (view.top / f"{number}").chmod(0)
+                (view.top / f"{number}").unlink()
+        view.command("sync")
+        subprocess.run(["btrfs", "-q", "subvolume", "snapshot", view.layer, kept], check=True)
+        view.rewind(kept)
+        with acting(21001):
+            for number in range(20):
+                (view.top / f"new{number}").touch(0o640)
+                assert (view.top / f"new{number}").stat().st_mode & 0o777 == 0o640

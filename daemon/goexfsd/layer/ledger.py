@@ -27,6 +27,7 @@ class Ledger:
         "copies",
         "covered",
         "hidden",
+        "highest",
         "linked",
         "links",
         "modes",
@@ -56,6 +57,8 @@ class Ledger:
         """Base files with several names -> base names that no longer show the base."""
         self.seen: set[int] = set()
         """Hashes of (root, base path) of all that the session saw and changed."""
+        self.highest = 0
+        """The highest upper inode that a record speaks of."""
         self.hidden: set[int] = set()
         """Hashes of (root, base path, identity) of all that HIDE records speak of."""
         for record in records:
@@ -69,6 +72,8 @@ class Ledger:
     def add(self, record: Record) -> None:
         """Take one record; kinds that mean nothing to a view are passed over."""
         kind, ino, identity = record.kind, record.upper_ino, record.identity
+        if ino > self.highest:
+            self.highest = ino
         if kind is Kind.COPY or kind is Kind.HIDE or kind is Kind.ALIAS:
             key = self.key(record)
             self.seen.add(hash((record.root, record.path)))

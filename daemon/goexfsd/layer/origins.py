@@ -3,8 +3,9 @@
 Append-only, one record a change, each with a checksum; a torn last record (power loss) is
 ignored, for what it announced was not yet in place.  A record is written *before* the upper
 entry it speaks of is renamed into place.  It lies in the layer's subvolume, so a snapshot takes
-it along, and so upper inode numbers (which btrfs keeps over snapshots and never reuses) are
-stable keys.
+it along, and so upper inode numbers (which btrfs keeps over snapshots) are stable keys.  btrfs
+reuses the highest of them after a layer was loaded anew; whoever opens it to write sees to it
+that none comes again which a record speaks of (``writer.py``).
 
 Records:
 

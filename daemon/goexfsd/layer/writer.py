@@ -74,6 +74,20 @@ class Layer:
         self._mark = os.urandom(6).hex().encode()
         self.dev = os.fstat(fd).st_dev
         sweep(self.work_fd)
+        self._pass_over_the_dead()
+
+    def _pass_over_the_dead(self) -> None:
+        """btrfs goes on behind the highest inode number that there is when a subvolume is loaded:
+        those of deleted entries come again, and records still speak of them.  Use them up."""
+        name, highest = self.unique(), self.ledger.highest
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with contextlib.suppress(OSError):  # a full store: nothing can be made in it anyway
+            number = 0
+            while number <= highest:
+                fd = os.open(name, flags, 0o600, dir_fd=self.work_fd)
+                number = os.fstat(fd).st_ino
+                os.close(fd)
+                os.unlink(name, dir_fd=self.work_fd)
 
     def close(self) -> None:
         self.drain()
