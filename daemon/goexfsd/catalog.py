@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -52,6 +52,9 @@ CREATE TABLE IF NOT EXISTS commits (
     undoes TEXT, bytes INTEGER NOT NULL DEFAULT 0, dropped REAL, digest TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS commits_by_state ON commits (state);
+CREATE TABLE IF NOT EXISTS switches (
+    id TEXT PRIMARY KEY REFERENCES commits (id) ON DELETE CASCADE, record TEXT NOT NULL
+) STRICT;
 """
 
 _MIGRATIONS = {
@@ -195,6 +198,33 @@ class CommitRow:
             before_bytes=0 if self.dropped is not None else self.bytes,
             sha256=self.digest,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchRow:
+    """A commit by which one subvolume takes another's place (``switch``): where, and which two.
+
+    Handles are ``kernel.handle_of``'s, numbers and uuids the subvolumes' own, ``fsid`` is what
+    statvfs says in them, and plans know roots by.
+    """
+
+    parent: str
+    """Handle of the directory that holds the root."""
+    name: str
+    hidden: str
+    """The name beside it, of the new subvolume before the exchange, of the old one after it."""
+    old: str
+    """Handle of the old subvolume's top."""
+    old_number: int
+    old_uuid: str
+    old_fsid: int
+    new_number: int = 0
+    """0: it is not made yet."""
+    new_fsid: int = 0
+    generation: int = 0
+    """The old one's when the snapshot was taken."""
+    frozen_ns: int = 0
+    """When the old one was to become read-only."""
 
 
 class Catalog:
@@ -414,6 +444,31 @@ class Catalog:
     def drop_commit(self, cid: str) -> None:
         with self._write() as db:
             db.execute("DELETE FROM commits WHERE id=?", (cid,))
+
+    def put_switch(self, cid: str, row: SwitchRow) -> SwitchRow:
+        """What is known by now of the switch that the commit is."""
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO switches VALUES (?,?)", (cid, json.dumps(asdict(row)))
+            )
+        return row
+
+    def switch(self, cid: str) -> SwitchRow | None:
+        """None for a commit that is no switch."""
+        row = self._db.execute("SELECT record FROM switches WHERE id=?", (cid,)).fetchone()
+        return None if row is None else SwitchRow(**json.loads(row[0]))
+
+    def heirs(self) -> dict[int, int]:
+        """The fsid that a root had once -> the one that it has after all switches since."""
+        query = "SELECT record FROM switches JOIN commits USING (id) WHERE state='done'"
+        rows = [SwitchRow(**json.loads(text)) for (text,) in self._db.execute(query)]
+        next_of = {row.old_fsid: row.new_fsid for row in rows}
+        found = {}
+        for first, last in next_of.items():
+            while last in next_of:
+                last = next_of[last]
+            found[first] = last
+        return found
 
     def commits(self, *, session: str | None = None, state: str | None = None) -> list[CommitRow]:
         """Oldest first; of one session, in one state, if asked."""

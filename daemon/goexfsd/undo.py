@@ -50,7 +50,7 @@ async def undo(
             undoes=row.id,
         )
         layers = {"undone": house.store.commit_path(row.id), **_since(house, row)}
-        options = {"commit": new.id}
+        options = {"commit": new.id, "heirs": house.catalog.heirs()}
         new, final = await decide.drive(session, new, jobs.undo, layers, options, listen)
         if final["event"] != "applied":
             return UndoResult(

@@ -34,7 +34,8 @@ async def commit(house: House, locks: RootLocks, row: CommitRow) -> VerifyResult
     async with locks.exclusive(row.roots):
         refuse_pending(house.catalog.commits(state="intent"), row.roots)
         layers = {"before": house.store.commit_path(row.id)}
-        return await _run(Session(house, found), jobs.commit, layers, row.id)
+        options = {"heirs": house.catalog.heirs()}
+        return await _run(Session(house, found), jobs.commit, layers, row.id, options)
 
 
 async def session(found: Session) -> VerifyResult:
@@ -45,9 +46,15 @@ async def session(found: Session) -> VerifyResult:
     return await _run(found, jobs.session, layers, None)
 
 
-async def _run(found: Session, entry: Any, layers: Any, commit: str | None) -> VerifyResult:
+async def _run(
+    found: Session,
+    entry: Any,
+    layers: Any,
+    commit: str | None,
+    options: dict[str, Any] | None = None,
+) -> VerifyResult:
     differences: list[VerifyDifference] = []
-    async with found.job(entry, layers, {}) as channel:
+    async with found.job(entry, layers, options or {}) as channel:
         while (message := await channel.receive()) is not None:
             if message["event"] == "differences":
                 differences += map(VerifyDifference.model_validate, message["differences"])

@@ -12,7 +12,15 @@ import pytest
 
 from goexfs.errors import StoreFailed
 from goexfs.protocol import CheckpointInfo, Summary
-from goexfsd.catalog import Catalog, CommitRow, RootRow, SessionRow, StepRow, open_catalog
+from goexfsd.catalog import (
+    Catalog,
+    CommitRow,
+    RootRow,
+    SessionRow,
+    StepRow,
+    SwitchRow,
+    open_catalog,
+)
 
 SESSION = SessionRow(
     id="s-1",
@@ -153,3 +161,17 @@ def test_what_was_undone_by_what(catalog: Catalog) -> None:
     assert catalog.unfinished("s-1") == []
     catalog.set_commit(replace(COMMIT, id="c-2", undoes="c-1"), state="done")
     assert catalog.undone() == {"c-1": "c-2"}
+
+
+def test_what_took_which_ones_place(catalog: Catalog) -> None:
+    blank = SwitchRow("1:aa", "work", ".goexfs-stage-c-1", "1:bb", 7, "uuid", 100)
+    for number, done in enumerate((True, True, False)):
+        row = replace(COMMIT, id=f"c-{number}", state="done" if done else "intent")
+        catalog.add_commit(row)
+        catalog.put_switch(row.id, replace(blank, old_fsid=100 + number))
+        made = replace(blank, old_fsid=100 + number, new_fsid=101 + number, new_number=8)
+        assert catalog.put_switch(row.id, made) == catalog.switch(row.id) == made
+    assert catalog.heirs() == {100: 102, 101: 102}
+    catalog.drop_commit("c-2")
+    assert catalog.switch("c-2") is None
+    assert catalog.switch("c-9") is None

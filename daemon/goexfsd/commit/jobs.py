@@ -79,7 +79,8 @@ def undo(worker: Worker) -> None:
     """Take back the done commit whose records are in layer ``undone``; else as ``commit``.
 
     Options: ``commit`` (the undo's own id).  Layers ``undo-<n>`` are the undos since, in their
-    order: entries that they brought back are not taken for somebody else's.
+    order: entries that they brought back are not taken for somebody else's.  ``heirs`` says
+    what took the place of file systems (subvolumes) that records name, by fsid (``switch``).
     """
     _begin(worker)
     _see_through(worker, _Undo(worker))
@@ -147,6 +148,7 @@ class _Preparation:
         self._base.remember()
         self._progress = progress(worker)
         self._ground: Ground | None = None
+        _check_device(worker)
 
     def close(self) -> None:
         self._base.close()
@@ -348,9 +350,10 @@ class _Undo(_Preparation):
 
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker)
-        self._past = Past(worker.layer_fds["undone"])
+        heirs = worker.spec.options.get("heirs", {})
+        self._past = Past(worker.layer_fds["undone"], heirs)
         later = [label for label in worker.layer_fds if label.startswith("undo-")]
-        self._tracer = Tracer(worker.layer_fds[label] for label in sorted(later))
+        self._tracer = Tracer((worker.layer_fds[label] for label in sorted(later)), heirs)
 
     def close(self) -> None:
         super().close()
@@ -366,6 +369,13 @@ class _Undo(_Preparation):
 
     def _check(self) -> list[conflicts.Conflict]:
         return revert.check(self._past, self._tracer, self._base)
+
+
+def _check_device(worker: Worker) -> None:
+    """Where the root is a snapshot that the daemon made (``device``), it has to be that one."""
+    device = worker.spec.options.get("device")
+    if device is not None and os.fstat(worker.root_fds[0]).st_dev != device:
+        raise Conflict("the snapshot for the commit was moved away; nothing was changed")
 
 
 def _still_there(root: Root, fd: int) -> None:

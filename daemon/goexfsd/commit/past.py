@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from goexfs.errors import Denied, InvalidState, NotFound, StoreFailed
@@ -24,6 +24,9 @@ from goexfsd.commit.outcome import in_place
 from goexfsd.commit.places import Place
 from goexfsd.commit.plan import Node, Plan, RootMark, parse, path_of
 from goexfsd.layer.origins import Identity
+
+Heirs = Mapping[int, int]
+"""The fsid of a root in a record -> the one that the root has since it was switched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,14 @@ class Image:
 class Past:
     """A done commit.  Raises InvalidState if it cannot be undone (any more)."""
 
-    def __init__(self, commit_fd: int) -> None:
+    def __init__(self, commit_fd: int, heirs: Heirs | None = None) -> None:
         self._fd, self._pack = commit_fd, -1
         lines = intent.read(commit_fd, intent.PLAN)
         left = outcome.left(commit_fd)
         images = intent.read(commit_fd, intent.IMAGES)
         if lines is None or left is None or images is None:
             raise InvalidState("the commit cannot be undone: its records are not complete")
-        self.plan: Plan = parse(lines)
+        self.plan: Plan = _inherited(parse(lines), heirs)
         self.now = {line["now"][0]: Identity(*line["now"][1]) for line in left}
         self.here: dict[int, Node] = {node.id: node for node in in_place(self.plan)}
         """Nodes that are in the base."""
@@ -153,6 +156,14 @@ class Past:
         return os.stat(image.file, dir_fd=self._fd).st_blocks * 512
 
 
+def _inherited(plan: Plan, heirs: Heirs | None) -> Plan:
+    """The plan with the roots as they are called by now.  A switch leaves every entry that the
+    commit did not touch the identity that it had, so what is said of the roots holds on."""
+    if heirs:
+        plan.roots = [replace(mark, fsid=heirs.get(mark.fsid, mark.fsid)) for mark in plan.roots]
+    return plan
+
+
 _Device = tuple[int, int]
 _Key = tuple[_Device, int]
 
@@ -160,12 +171,12 @@ _Key = tuple[_Device, int]
 class Tracer:
     """Follows identities over undos, oldest first."""
 
-    def __init__(self, undos: Iterable[int]) -> None:
+    def __init__(self, undos: Iterable[int], heirs: Heirs | None = None) -> None:
         self._links: list[dict[_Key, tuple[Identity, Identity]]] = []
         for fd in undos:
             lines, left = intent.read(fd, intent.PLAN), outcome.left(fd)
             if lines is not None and left is not None:
-                self._links.append(_links(parse(lines), left))
+                self._links.append(_links(_inherited(parse(lines), heirs), left))
 
     def now(self, marks: Sequence[RootMark], root: int, identity: Identity) -> Identity:
         """What stands for ``identity`` by now: itself where no undo replaced it."""

@@ -35,7 +35,7 @@ Found = tuple[int, bytes, str]
 
 def commit(worker: Worker) -> None:
     """The commit whose records are layer ``before``."""
-    past = Past(worker.layer_fds["before"])
+    past = Past(worker.layer_fds["before"], worker.spec.options.get("heirs"))
     base = Base(worker.root_fds)
     try:
         gone = list(_other_roots(worker, past.plan))
