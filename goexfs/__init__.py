@@ -18,6 +18,7 @@ TYPE_CHECKING = False  # typing's is the same to a type checker, but costs 4 ms 
 if TYPE_CHECKING:
     from goexfs.client import Client, TrioClient, connect, connect_trio
     from goexfs.errors import (
+        CannotSwitch,
         CommitFailed,
         Conflict,
         Denied,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "CannotSwitch",
     "Change",
     "CheckpointInfo",
     "Client",

@@ -18,6 +18,7 @@ GoexfsError                 exit 1
  +-- ViewFailed             exit 1   the view could not be mounted, or its worker died
  +-- CommitFailed           exit 1   applying failed; says what state the base is in
  +-- Unsupported            exit 1   this machine lacks something; doctor says what
+ +-- CannotSwitch           exit 1   the commit cannot be one switch here (now); nothing was changed
  +-- Internal               exit 1   a bug in goexfs
 """
 
@@ -147,6 +148,11 @@ class CommitFailed(GoexfsError):
 class Unsupported(GoexfsError):
     code = "unsupported"
     number = -32013
+
+
+class CannotSwitch(GoexfsError):
+    code = "cannot_switch"
+    number = -32015
 
 
 class Internal(GoexfsError):

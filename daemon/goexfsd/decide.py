@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -33,6 +33,21 @@ from goexfsd.worker import Worker
 log = structlog.get_logger("goexfsd.decide")
 
 Listen = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Drive(Protocol):
+    """A way to carry a commit out; ``drive`` is the usual one."""
+
+    async def __call__(
+        self,
+        session: Session,
+        row: CommitRow,
+        entry: Callable[[Worker], None],
+        layers: dict[str, Path],
+        options: dict[str, Any],
+        listen: Listen,
+        /,
+    ) -> tuple[CommitRow, dict[str, Any]]: ...
 
 
 def new_id() -> str:
@@ -118,8 +133,9 @@ async def commit(
     reviewed: int | None,
     rules: Rules,
     listen: Listen,
+    way: Drive | None = None,
 ) -> CommitResult:
-    """Commit the session, or the changes that ``select`` means.
+    """Commit the session, or the changes that ``select`` means, in a ``way`` of its own if given.
 
     When the base has moved and ``rules`` do not decide it all, the result has every conflict
     left and nothing was touched.  Raises
@@ -148,7 +164,7 @@ async def commit(
             session.enter("commit")
             try:
                 warnings = await _review(session, row.source, select)
-                result = await _run(session, row, select, rules, listen)
+                result = await _run(session, row, select, rules, listen, way or drive)
             except BaseException:
                 if not session.house.catalog.unfinished(session.id):
                     session.enter("kept")
@@ -254,11 +270,12 @@ async def _run(
     select: Selection,
     rules: Rules,
     listen: Listen,
+    way: Drive,
 ) -> CommitResult:
     layers = {"source": session.house.store.checkpoint(session.id, row.source)}
     options = {"commit": row.id, "select": select, **rules.options()}
     decided = _Decided(listen)
-    row, final = await drive(session, row, commit_jobs.commit, layers, options, decided.hear)
+    row, final = await way(session, row, commit_jobs.commit, layers, options, decided.hear)
     if final["event"] != "applied":
         return _unchanged(session, final, decided)
     if row.partial:
@@ -275,6 +292,7 @@ async def _run(
         closed=not row.partial or final["remaining_total"] == 0,
         losses=losses(session, final),
         late=len(final["late"]),
+        kept=final.get("kept"),
         sha256=row.digest,
     )
 
@@ -302,7 +320,7 @@ async def drive(
     clean = False
     try:
         async with session.job(entry, {**layers, "before": before}, options) as channel:
-            early = await _until_intent(channel, listen)
+            early = await until_intent(channel, listen)
             if early["event"] != "intent":
                 clean = True
                 return row, early
@@ -310,7 +328,7 @@ async def drive(
                 row = catalog.set_commit(row, state="intent", digest=early["sha256"])
                 decided = True
                 channel.send({"cmd": "go"})
-                final = await _until_applied(channel, listen)
+                final = await until_applied(channel, listen)
     except CommitFailed as error:
         if not decided:
             raise
@@ -327,7 +345,7 @@ async def drive(
                 await _take_back(session, row, clean=clean)
     if final["outcome"] == "back":
         await _take_back(session, row, clean=True)
-        raise _taken_back(final)
+        raise taken_back(final)
     return row, final
 
 
@@ -358,7 +376,8 @@ def _unchanged(session: Session, early: dict[str, Any], decided: _Decided) -> Co
     )
 
 
-def _taken_back(final: dict[str, Any]) -> GoexfsError:
+def taken_back(final: dict[str, Any]) -> GoexfsError:
+    """Why a commit was taken back, from the worker's last message."""
     if "error" in final:
         return from_wire(final["error"])
     return CommitFailed("the commit could not be applied and was taken back; nothing is changed")
@@ -427,10 +446,10 @@ async def roll(
         layers["live"] = live
     options = {"commit": row.id, "state": row.state}
     async with session.job(commit_jobs.recover, layers, options, roots) as channel:
-        return await _until_applied(channel, _deaf)
+        return await until_applied(channel, _deaf)
 
 
-async def _until_intent(channel: Channel, listen: Listen) -> dict[str, Any]:
+async def until_intent(channel: Channel, listen: Listen) -> dict[str, Any]:
     """``intent`` when the worker waits at it; its last message when it ended before."""
     while (message := await channel.receive()) is not None:
         if message["event"] in ("intent", "nothing", "conflicts"):
@@ -439,7 +458,8 @@ async def _until_intent(channel: Channel, listen: Listen) -> dict[str, Any]:
     raise CommitFailed("the commit worker ended before it applied anything; nothing was changed")
 
 
-async def _until_applied(channel: Channel, listen: Listen) -> dict[str, Any]:
+async def until_applied(channel: Channel, listen: Listen) -> dict[str, Any]:
+    """The worker's last message, whoever listens; CommitFailed if it ended without."""
     try:
         while (message := await channel.receive()) is not None:
             if message["event"] == "applied":

@@ -126,6 +126,7 @@ def _diff(request: p.Diff) -> Said:
 def _commit(request: p.Commit) -> Said:
     return {
         "dry_run": request.dry_run or None,
+        "switch": request.switch or None,
         "checkpoint": request.checkpoint,
         "paths": len(request.paths) or None,
     }

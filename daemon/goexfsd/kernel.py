@@ -1,4 +1,4 @@
-"""Linux calls that Python's ``os`` lacks: openat2, renameat2, syncfs, FICLONE, mount.
+"""Linux calls that Python's ``os`` lacks: openat2, renameat2, file handles, FICLONE, mount.
 
 The only ctypes and fcntl in the tree.  Every function raises OSError with the call's errno.
 It knows nothing of layers, views or sessions.
@@ -13,6 +13,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -44,7 +45,11 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 _FICLONE = 0x40049409
+_SNAP_DESTROY_V2 = 0x5000943F  # btrfs.h: _IOW(0x94, 63, struct btrfs_ioctl_vol_args_v2)
+_SUBVOL_SPEC_BY_ID = 1 << 4
 _STATX_MNT_ID = 0x1000
+_AT_STATX_DONT_SYNC = 0x4000
+_MAX_HANDLE = 128
 _SYS_OPENAT2 = 437
 _SOL_SOCKET = 1
 _SO_PEERGROUPS = 59
@@ -153,6 +158,50 @@ def statx_extra(dir_fd: int, name: bytes) -> tuple[int, int]:
     return struct.unpack_from("<8xQ128xQ", buffer)
 
 
+def device_of(path: str) -> int:
+    """The device that a path, followed, lies on, as far as the kernel knows: a file system that
+    does not answer (FUSE, NFS) is not asked."""
+    buffer = (ctypes.c_char * 256)()
+    flags = ctypes.c_int(_AT_STATX_DONT_SYNC)
+    _check(_libc.statx(AT_FDCWD, os.fsencode(path), flags, ctypes.c_uint(0), buffer), path)
+    return os.makedev(*struct.unpack_from("<II", buffer, 136))
+
+
+class _Handle(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_uint),
+        ("kind", ctypes.c_int),
+        ("data", ctypes.c_ubyte * _MAX_HANDLE),
+    )
+
+
+def handle_of(fd: int) -> str:
+    """What ``open_handle`` finds the file behind ``fd`` by, over reboots too (file handle)."""
+    handle, mount = _Handle(size=_MAX_HANDLE), ctypes.c_int()
+    result = _libc.name_to_handle_at(
+        fd, b"", ctypes.byref(handle), ctypes.byref(mount), AT_EMPTY_PATH
+    )
+    _check(result)
+    return f"{handle.kind}:{bytes(handle.data[: handle.size]).hex()}"
+
+
+def open_handle(mount_fd: int, handle: str, flags: int) -> int:
+    """Open by handle, on the mount of ``mount_fd``: whatever way leads there, if any still does.
+
+    Needs root; ESTALE when it is gone.
+    """
+    kind, _, data = handle.partition(":")
+    raw = bytes.fromhex(data)
+    found = _Handle(size=len(raw), kind=int(kind), data=(ctypes.c_ubyte * _MAX_HANDLE)(*raw))
+    return int(_check(_libc.open_by_handle_at(mount_fd, ctypes.byref(found), flags | os.O_CLOEXEC)))
+
+
+def delete_subvolume(fd: int, number: int) -> None:
+    """Delete the btrfs subvolume ``number`` of the file system of ``fd``, whatever its name."""
+    request = struct.pack("<qQQ32xQ", 0, 0, _SUBVOL_SPEC_BY_ID, number)
+    fcntl.ioctl(fd, _SNAP_DESTROY_V2, bytearray(request.ljust(4096, b"\0")))
+
+
 def syncfs(fd: int) -> None:
     """Write back the whole file system that ``fd`` lies on."""
     _check(_libc.syncfs(fd))
@@ -196,14 +245,40 @@ def umount(target: str | bytes, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), target)
 
 
+class Mount(NamedTuple):
+    """A line of the mount table (proc_pid_mountinfo(5))."""
+
+    number: int
+    above: int
+    """The number of the mount that it lies on."""
+    device: str
+    """``major:minor``."""
+    top: str
+    """The directory of the file system that is mounted."""
+    point: str
+    kind: bytes
+    source: bytes
+
+
+def mount_table(process: int | str = "self") -> Iterator[Mount]:
+    """The mounts that a process sees."""
+    with open(f"/proc/{process}/mountinfo", "rb") as table:
+        for line in table:
+            before, _, rest = line.rstrip(b"\n").partition(b" - ")
+            kind, source = rest.split(b" ")[:2]
+            number, above, device, top, point = before.split(b" ")[:5]
+            numbers = int(number), int(above), device.decode()
+            yield Mount(*numbers, _plain(top), _plain(point), kind, source)
+
+
+def _plain(field: bytes) -> str:
+    return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))
+
+
 def mounts() -> Iterator[tuple[str, bytes, bytes]]:
     """(mount point, file system type, source) of each mount that this namespace shows."""
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            fields, _, rest = line.rstrip(b"\n").partition(b" - ")
-            kind, source = rest.split(b" ")[:2]
-            raw = fields.split(b" ")[4].decode("unicode_escape").encode("latin-1")
-            yield os.fsdecode(raw), kind, source
+    for mount in mount_table():
+        yield mount.point, mount.kind, mount.source
 
 
 def peer_groups(fd: int) -> tuple[int, ...]:

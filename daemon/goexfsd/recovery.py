@@ -26,9 +26,10 @@ import structlog
 import trio
 
 from goexfs.errors import GoexfsError, StoreFailed
-from goexfsd import decide, hold, kernel
+from goexfsd import decide, hold, kernel, switch
 from goexfsd.catalog import Catalog, CommitRow
 from goexfsd.lifecycle import LIVE
+from goexfsd.seat import Seat
 from goexfsd.session import House, Session
 from goexfsd.store import Store
 
@@ -133,6 +134,8 @@ async def _settle_commit(house: House, commit: CommitRow) -> Settled:
     assert row is not None
     session = Session(house, row)
     try:
+        if not await _switched(session, commit):
+            return _dropped(session, commit, "it was cut off before the root was switched")
         # An undo takes nothing out of a layer; its session may long be over.
         live = None if commit.undoes is not None else house.store.layer(row.id)
         final = await _roll(session, commit, live)
@@ -140,11 +143,7 @@ async def _settle_commit(house: House, commit: CommitRow) -> Settled:
         log.error("a commit is pending", commit=commit.id, error=error.message)
         return Settled(commit.id, commit.roots, "pending", error.message)
     if final["outcome"] == "back":
-        house.catalog.drop_commit(commit.id)
-        house.audit.add("taken_back", owner=commit.uid, session=row.id, commit=commit.id)
-        log.warning("commit taken back", commit=commit.id, error=final.get("error"))
-        why = final["error"]["message"] if "error" in final else None
-        return Settled(commit.id, commit.roots, "back", why)
+        return _dropped(session, commit, final["error"]["message"] if "error" in final else None)
     decide.finish(session, commit, final)
     log.warning("commit rolled forward", commit=commit.id)
     if row.state == "committing" and commit.undoes is None:
@@ -153,6 +152,20 @@ async def _settle_commit(house: House, commit: CommitRow) -> Settled:
         else:
             session.enter("applied", ended=time.time(), why="committed")
     return Settled(commit.id, commit.roots, "forward")
+
+
+async def _switched(session: Session, commit: CommitRow) -> bool:
+    """False of a commit by switch that was not made.  From there on it is as any other."""
+    row = session.house.catalog.switch(commit.id)
+    return row is None or await switch.settle(session.house, session, commit, row)
+
+
+def _dropped(session: Session, commit: CommitRow, why: str | None) -> Settled:
+    house = session.house
+    house.catalog.drop_commit(commit.id)
+    house.audit.add("taken_back", owner=commit.uid, session=session.id, commit=commit.id)
+    log.warning("commit taken back", commit=commit.id, error=why)
+    return Settled(commit.id, commit.roots, "back", why)
 
 
 async def _roll(session: Session, commit: CommitRow, live: Path | None) -> dict[str, Any]:
@@ -174,6 +187,10 @@ async def collect(house: House) -> None:
     live = {row.id for row in rows}
     known = {row.id for row in house.catalog.commits() if row.dropped is None}
     await trio.to_thread.run_sync(_collect, house.store, live, known)
+    for commit in house.catalog.commits():
+        switched = None if commit.dropped is None else house.catalog.switch(commit.id)
+        if switched is not None:
+            await trio.to_thread.run_sync(Seat.of(house.store.path, commit, switched).drop)
     for row in rows:
         await trio.to_thread.run_sync(Session(house, row).drop_lowers)
 

@@ -35,6 +35,8 @@ class Register:
     nursery: trio.Nursery
     live: dict[str, Session] = field(default_factory=dict)
     locks: RootLocks = field(default_factory=RootLocks)
+    opening: RootLocks = field(default_factory=RootLocks)
+    """Held where no session may be opened for the moment."""
 
     # -- which one ---------------------------------------------------------------------------
 
@@ -117,6 +119,8 @@ class Register:
 
         Its view comes up while the disk takes the layer.
         """
+        if self.opening.held([root.path for root in row.roots]):
+            raise InvalidState("the root is being switched at this moment", hint="try again")
         self.house.catalog.add_session(row)
         session = Session(self.house, row)
         self.live[row.id] = session

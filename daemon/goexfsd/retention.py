@@ -15,9 +15,10 @@ import structlog
 import trio
 
 from goexfs.errors import GoexfsError
-from goexfsd.catalog import Catalog, CommitRow
+from goexfsd.catalog import Catalog, CommitRow, SwitchRow
 from goexfsd.config import UndoConfig
 from goexfsd.decide import RootLocks
+from goexfsd.seat import Seat
 from goexfsd.session import House
 
 log = structlog.get_logger("goexfsd.retention")
@@ -48,6 +49,16 @@ def surplus(config: UndoConfig, catalog: Catalog, now: float) -> list[CommitRow]
     return found
 
 
+def _drop(house: House, row: CommitRow, switched: SwitchRow | None) -> None:
+    if switched is not None:
+        seat = Seat.of(house.store.path, row, switched)
+        late = seat.late()
+        if late:
+            log.warning("what was written in the tree before a switch goes", files=late)
+        seat.drop()
+    house.store.delete_commit(row.id)
+
+
 async def prune(house: House, locks: RootLocks) -> None:
     """Throw away what is not to be kept.  A failure is logged: the next start tries again."""
     for row in surplus(house.config.undo, house.catalog, time.time()):
@@ -55,8 +66,8 @@ async def prune(house: House, locks: RootLocks) -> None:
             continue
         house.catalog.set_commit(row, dropped=time.time())
         try:
-            await trio.to_thread.run_sync(house.store.delete_commit, row.id)
-        except GoexfsError as error:
-            log.warning("before-images stay as garbage", commit=row.id, error=error.message)
+            await trio.to_thread.run_sync(_drop, house, row, house.catalog.switch(row.id))
+        except (OSError, GoexfsError) as error:
+            log.warning("before-images stay as garbage", commit=row.id, error=str(error))
             continue
         log.info("before-images dropped", commit=row.id, bytes=row.bytes)

@@ -43,12 +43,14 @@ from goexfsd import (
     verify,
     words,
 )
+from goexfsd.layer.selection import Selection
 from goexfsd.opening import account, check_places, look, new_name, new_row
 from goexfsd.overlay.choice import use_kernel
 from goexfsd.register import Register, may
 from goexfsd.server import Call, Peer
 from goexfsd.session import House, Session
 from goexfsd.steps import Sandboxes
+from goexfsd.switch import Switch, check_selection
 from goexfsd.worker import Owner
 
 log = structlog.get_logger("goexfsd.service")
@@ -406,7 +408,10 @@ class Service:
                 "what was read is not known in this session: the kernel serves its view",
                 hint="mount with --view fuse, or commit without --isolation serializable",
             )
+        switch = self._switch(call, request, select)
         if request.dry_run:
+            if switch is not None:
+                await switch.examine(session)
             return await decide.preview(
                 session,
                 self.register.locks,
@@ -425,6 +430,7 @@ class Service:
                 reviewed=request.checkpoint,
                 rules=rules,
                 listen=listen,
+                way=switch,
             )
         if result is None:
             raise CommitFailed("the commit was stopped before its intent; nothing was changed")
@@ -434,6 +440,15 @@ class Service:
             if result.commit is not None:
                 await retention.prune(self.house, self.register.locks)
         return result
+
+    def _switch(self, call: Call, request: p.Commit, select: Selection) -> Switch | None:
+        if not request.switch:
+            if request.leave_behind:
+                raise Usage("leave_behind goes with switch only")
+            return None
+        check_selection(select)
+        register = self.register
+        return Switch(register.opening, register.live, request.leave_behind, call.peer.pid)
 
     async def undo(self, call: Call, request: p.Undo) -> p.UndoResult:
         peer = call.peer

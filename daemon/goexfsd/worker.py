@@ -42,6 +42,7 @@ PRELOAD = [
     "encodings.idna",
     "goexfsd.probe",
     "goexfsd.stable",
+    "goexfsd.seat",
     "goexfsd.rulebook",
     "goexfsd.measure",
     "goexfsd.egress.worker",

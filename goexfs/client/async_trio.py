@@ -338,6 +338,8 @@ class TrioClient:
         on_conflict: Way = "abort",
         resolve: Mapping[Path, Resolved] | None = None,
         isolation: Literal["snapshot", "serializable"] = "snapshot",
+        switch: bool = False,
+        leave_behind: bool = False,
         on_progress: OnProgress | None = None,
     ) -> CommitResult:
         """Apply the session's changes, or those at ``paths``, to the real directories.
@@ -345,8 +347,10 @@ class TrioClient:
         ``patch``, in place of paths: an edited ``patch()``; what was taken out of it stays in the
         session.  Conflicts at and below the paths in ``resolve`` end as that says, all others as
         ``on_conflict``; with ``isolation`` at ``serializable`` a file that a script read and that
-        changed since is one too.  Nothing was applied where the result has ``conflicts``; nor by
-        a dry run, whose result has the ``plan``.
+        changed since is one too.  With ``switch`` all of it is seen at once, where that can be,
+        and CannotSwitch raised where not; who stands in the root prevents it, unless they may be
+        left behind in the tree before.  Nothing was applied where the result has ``conflicts``;
+        nor by a dry run, whose result has the ``plan``.
         """
         request = asking.build(
             Commit,
@@ -359,6 +363,8 @@ class TrioClient:
             on_conflict=on_conflict,
             resolve=asking.resolutions(resolve or {}),
             isolation=isolation,
+            switch=switch,
+            leave_behind=leave_behind,
         )
         return await self._ask(request, CommitResult, _progress(on_progress))
 

@@ -69,6 +69,10 @@ class Commit(Model):
     resolve: Annotated[list[Resolve], FailFast()] = Field(default_factory=list)
     isolation: Literal["snapshot", "serializable"] = "snapshot"
     """``serializable``: a base file that a script read, and that changed since, is a conflict."""
+    switch: bool = False
+    """Others are to see it as one switch, or it is not to be done (``cannot_switch``)."""
+    leave_behind: bool = False
+    """With ``switch``: processes that merely stand in the root may be left in the old tree."""
 
 
 class Operation(Reply):
@@ -124,6 +128,9 @@ class CommitResult(Reply):
     late: int = 0
     """Entries that somebody else changed in the very last moment; their newest bytes are kept
     with the commit's before-images."""
+    kept: str | None = None
+    """After a ``switch``: where the tree before it is, read-only, for root to look at, as long as
+    the commit can be undone."""
     warnings: list[str] = Field(default_factory=list)
     """Of what was to be committed: those of all changes together, then ``code: path: sentence``
     for each of a change's, the path as for a terminal."""

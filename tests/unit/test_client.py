@@ -144,6 +144,8 @@ DECIDED = {
     "on_conflict": "merge",
     "resolve": [{"path": "a", "way": "mine"}, {"path": "base64:/w==", "way": "theirs"}],
     "isolation": "serializable",
+    "switch": True,
+    "leave_behind": True,
 }
 
 
@@ -152,6 +154,8 @@ def test_conflicts_are_decided_from_both_clients(daemon: Scripted) -> None:
         "on_conflict": "merge",
         "resolve": {"a": "mine", b"\xff": "theirs"},
         "isolation": "serializable",
+        "switch": True,
+        "leave_behind": True,
     }
     goexfs.connect(daemon.path).commit(**how)
     assert daemon.params("commit").items() >= DECIDED.items()

@@ -4,6 +4,9 @@
 worker's option ``fault`` or ``$GOEXFS_FAULT``), the N-th point that is reached ends the process
 with SIGKILL.  The points number themselves as they are met, so there is no list to maintain:
 N = 1, 2, 3, ... until a run completes.  Off, a point costs one comparison.
+
+The daemon has some of its own, in a commit by switch and where one is settled at a start; they
+are armed with ``$GOEXFS_SWITCH_FAULT`` and ``$GOEXFS_SETTLE_FAULT``.
 """
 
 from __future__ import annotations

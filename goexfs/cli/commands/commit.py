@@ -32,6 +32,7 @@ class Resolution(click.ParamType):  # type: ignore[type-arg]  # generic only fro
     "goexfs commit src/ README.md",
     "goexfs commit 'src/**/*.py' --exclude 'test_*'",
     "goexfs commit --on-conflict merge --resolve notes.txt=mine",
+    "goexfs commit --switch -s site",
 )
 @with_selection
 @click.option("-m", "--message", default="", metavar="TEXT", help="Say what this commit is.")
@@ -70,6 +71,17 @@ class Resolution(click.ParamType):  # type: ignore[type-arg]  # generic only fro
     default="snapshot",
     help="With serializable, a file that a script read and that changed since is a conflict too.",
 )
+@click.option(
+    "--switch",
+    is_flag=True,
+    help="Let others see all of it at one instant, or do nothing: for a root that is a btrfs"
+    " subvolume beside the store (docs/switch.md).",
+)
+@click.option(
+    "--leave-behind",
+    is_flag=True,
+    help="With --switch: processes that stand in the root may be left in the tree before.",
+)
 @with_session
 @with_json
 def command(
@@ -83,6 +95,8 @@ def command(
     on_conflict: str,
     resolve: tuple[Message, ...],
     isolation: str,
+    switch: bool,
+    leave_behind: bool,
     session: str | None,
 ) -> int:
     """Apply a session's changes, or those at PATHs, to the real directories.
@@ -105,6 +119,10 @@ def command(
         params["on_conflict"] = on_conflict
     if isolation != "snapshot":
         params["isolation"] = isolation
+    if leave_behind and not switch:
+        raise click.UsageError("--leave-behind goes with --switch")
+    if switch:
+        params |= {"switch": True, "leave_behind": leave_behind}
     if resolve:
         params["resolve"] = list(resolve)
     result = commit(params, quiet=state().json)
@@ -249,6 +267,8 @@ def report(result: Message) -> None:
             print(f"left in the session: {show.summary(result['remaining'])}")
         elif result["closed"]:
             print("the session is closed")
+        if result.get("kept"):
+            print(f"the tree before it is kept, for root: {show.name(result['kept'])}")
         losses(result)
 
 
@@ -288,7 +308,14 @@ def losses(result: Message) -> None:
     for loss in result.get("losses") or ():
         place = f"{show.name(loss['root'])}/{show.name(loss['path'])}"
         click.echo(f"goexfs: not carried over: {place}: {visible(loss['what'])}", err=True)
-    if result.get("late"):
+    if result.get("late") and result.get("kept"):
+        what = show.plural(result["late"], "file")
+        click.echo(
+            f"goexfs: {what} changed in the tree before, which is kept as long as the commit can"
+            f" be undone, for root to look at: {show.name(result['kept'])}",
+            err=True,
+        )
+    elif result.get("late"):
         what = show.plural(result["late"], "file")
         click.echo(
             f"goexfs: {what} changed while it was committed; the newest bytes are kept with the"
