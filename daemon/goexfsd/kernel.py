@@ -64,6 +64,11 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+_Statx = ctypes.c_char * 256
+_LOOK = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
+_EXTRA = struct.Struct("<8xQ128xQ")
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (
         ("flags", ctypes.c_uint64),
@@ -152,10 +157,10 @@ def statx_extra(dir_fd: int, name: bytes) -> tuple[int, int]:
 
     Never follows a symlink; an empty name asks about ``dir_fd`` itself.
     """
-    buffer = (ctypes.c_char * 256)()
-    flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH
-    _check(_libc.statx(dir_fd, name, flags, ctypes.c_uint(_STATX_MNT_ID), buffer), name)
-    return struct.unpack_from("<8xQ128xQ", buffer)
+    buffer = _Statx()
+    if _libc.statx(dir_fd, name, _LOOK, _STATX_MNT_ID, buffer) < 0:
+        _check(-1, name)
+    return _EXTRA.unpack_from(buffer)
 
 
 def device_of(path: str) -> int:
@@ -279,6 +284,12 @@ def mounts() -> Iterator[tuple[str, bytes, bytes]]:
     """(mount point, file system type, source) of each mount that this namespace shows."""
     for mount in mount_table():
         yield mount.point, mount.kind, mount.source
+
+
+def mounted_on() -> frozenset[int]:
+    """The ids (``statx_extra``) of the mounts that other mounts lie on, somewhere in them."""
+    with open("/proc/self/mountinfo", "rb") as table:
+        return frozenset(int(line.split(b" ", 2)[1]) for line in table)
 
 
 def peer_groups(fd: int) -> tuple[int, ...]:

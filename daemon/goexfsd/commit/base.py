@@ -27,20 +27,28 @@ class Base:
         self.root_fds = root_fds
         self.root_devs = [os.fstat(fd).st_dev for fd in root_fds]
         self._kept: OrderedDict[tuple[int, bytes], int] = OrderedDict()
-        self._known: dict[tuple[int, bytes], os.stat_result] | None = None
+        self._last, self._last_fd = (-1, b""), -1
+        self._known: dict[tuple[int, bytes], os.stat_result | None] | None = None
         self._extras: dict[tuple[int, bytes], tuple[int, int]] = {}
+        self._mounted_on: frozenset[int] | None = None
+        self._mountless: dict[tuple[int, bytes], bool] = {}
+        """Directories -> whether nothing is mounted anywhere on the mount that they lie on."""
 
     def directory(self, root: int, path: bytes) -> int:
         """A descriptor of the directory, valid until 256 others have been asked for."""
         if not path:
             return self.root_fds[root]
         key = (root, path)
-        if key in self._kept:
+        if key == self._last:
+            return self._last_fd
+        fd = self._kept.get(key)
+        if fd is None:
+            fd = self._kept[key] = kernel.open_dir_beneath(self.root_fds[root], path)
+            if len(self._kept) > _KEEP:
+                os.close(self._kept.popitem(last=False)[1])
+        else:
             self._kept.move_to_end(key)
-            return self._kept[key]
-        fd = self._kept[key] = kernel.open_dir_beneath(self.root_fds[root], path)
-        if len(self._kept) > _KEEP:
-            os.close(self._kept.popitem(last=False)[1])
+        self._last, self._last_fd = key, fd
         return fd
 
     def at(self, root: int, path: bytes) -> tuple[int, bytes]:
@@ -55,18 +63,24 @@ class Base:
             known = self._known.get((root, path))
             if known is not None:
                 return known
-        directory, name = self.at(root, path)
-        st = _stat(directory, name)
+        if not path:
+            return os.fstat(self.root_fds[root])
+        above, _, name = path.rpartition(b"/")
+        st = os.stat(name, dir_fd=self.directory(root, above), follow_symlinks=False)
         if self._known is not None:
             self._known[root, path] = st
         return st
 
     def look(self, root: int, path: bytes) -> os.stat_result | None:
         """lstat, or None where there is nothing (or no directory to hold it)."""
+        if self._known is not None and (root, path) in self._known:
+            return self._known[root, path]
         try:
             return self.lstat(root, path)
         except OSError as error:
             if error.errno in GONE:
+                if self._known is not None:
+                    self._known[root, path] = None
                 return None
             raise
 
@@ -84,6 +98,21 @@ class Base:
             found = self._extras[root, path] = kernel.statx_extra(*self.at(root, path))
         return found
 
+    def is_mounted(self, root: int, path: bytes) -> bool:
+        """Whether something is mounted on the entry."""
+        key = root, parent(path)
+        if key not in self._mountless:
+            if self._mounted_on is None:
+                self._mounted_on = kernel.mounted_on()
+            _, mount = kernel.statx_extra(self.directory(*key), b"")
+            self._mountless[key] = mount not in self._mounted_on
+        return not self._mountless[key] and bool(self.extra(root, path)[0] & kernel.ATTR_MOUNT_ROOT)
+
+    def known(self, root: int, path: bytes, st: os.stat_result) -> None:
+        """Somebody else has looked at this entry; only between ``remember`` and ``forget``."""
+        assert self._known is not None
+        self._known[root, path] = st
+
     def remember(self) -> None:
         """From now until ``forget`` an entry that was looked at is what it was then.
 
@@ -96,6 +125,8 @@ class Base:
         """Every look is a new one again."""
         self._known = None
         self._extras = {}
+        self._mounted_on = None
+        self._mountless = {}
 
     def open(self, root: int, path: bytes, flags: int) -> int:
         """Open an entry itself (never through a symlink)."""
@@ -108,12 +139,7 @@ class Base:
         for fd in self._kept.values():
             os.close(fd)
         self._kept.clear()
-
-
-def _stat(directory: int, name: bytes) -> os.stat_result:
-    if not name:
-        return os.fstat(directory)
-    return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        self._last = -1, b""
 
 
 def type_of(mode: int) -> str:

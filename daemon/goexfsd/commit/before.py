@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from goexfsd import kernel
 from goexfsd.commit import intent
@@ -44,6 +44,20 @@ Image = int | list[int] | None
 Progress = Callable[[str, int, int | None], None]
 
 
+class Saved(NamedTuple):
+    """What the index says of one base entry: a row in ``images``."""
+
+    root: int
+    path: str
+    role: str
+    type: str
+    ino: int
+    nlink: int
+    ctime_ns: int
+    meta: list[Any]
+    image: Image
+
+
 def image_name(number: int) -> bytes:
     return b"image.%d" % number
 
@@ -56,14 +70,15 @@ def save(blueprint: Blueprint, base: Base, before_fd: int, progress: Progress) -
             fault("before.image")
             line = saver.line(taken)
             if taken.role == "filled" and taken.node is not None:
-                blueprint.plan.fills[taken.node] = line["image"]
-            if taken.role == "gone" and line["type"] == "file" and line["image"] is None:
-                key = taken.root, line["ino"]
+                assert isinstance(line.image, int)
+                blueprint.plan.fills[taken.node] = line.image
+            if taken.role == "gone" and line.type == "file" and line.image is None:
+                key = taken.root, line.ino
                 blueprint.plan.taken[key] = replace(blueprint.plan.taken[key], saved=False)
             lines.append(line)
             if index % 256 == 0:
                 progress("before-images", index, len(blueprint.taken))
-    intent.write(before_fd, intent.IMAGES, lines)
+    intent.write(before_fd, intent.IMAGES, intent.rows("images", lines))
     fault("before.sync")
     kernel.syncfs(before_fd)
 
@@ -81,7 +96,7 @@ class _Saver:
     def __exit__(self, *failure: object) -> None:
         self._pack.close()
 
-    def line(self, taken: Taken) -> dict[str, Any]:
+    def line(self, taken: Taken) -> Saved:
         if taken.role == "gone" and taken.st.st_nlink == 1 and stat.S_ISREG(taken.st.st_mode):
             with contextlib.suppress(PermissionError):
                 return self._plain(taken)
@@ -94,7 +109,7 @@ class _Saver:
             image = self._numbers[key]
         return self._line(taken, meta, st, image)
 
-    def _plain(self, taken: Taken) -> dict[str, Any]:
+    def _plain(self, taken: Taken) -> Saved:
         """The line of a readable file of one name, with one look at it."""
         directory, name = self._base.at(taken.root, taken.path)
         src = os.open(name, DATA, dir_fd=directory)
@@ -109,18 +124,18 @@ class _Saver:
         finally:
             os.close(src)
 
-    def _line(self, taken: Taken, meta: Meta, st: os.stat_result, image: Image) -> dict[str, Any]:
-        return {
-            "root": taken.root,
-            "path": text(taken.path),
-            "role": taken.role,
-            "type": type_of(st.st_mode),
-            "ino": st.st_ino,
-            "nlink": st.st_nlink,
-            "ctime_ns": st.st_ctime_ns,
-            "meta": meta.to_json(),
-            "image": image,
-        }
+    def _line(self, taken: Taken, meta: Meta, st: os.stat_result, image: Image) -> Saved:
+        return Saved(
+            taken.root,
+            text(taken.path),
+            taken.role,
+            type_of(st.st_mode),
+            st.st_ino,
+            st.st_nlink,
+            st.st_ctime_ns,
+            meta.to_json(),
+            image,
+        )
 
     def _bytes(self, taken: Taken) -> int | None:
         try:

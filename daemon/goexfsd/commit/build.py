@@ -79,6 +79,8 @@ class _Builder(Draft):
 
     def mark(self, parts: Collection[Place]) -> None:
         """Note in the plan what is committed, for the rebase."""
+        if not self._plan.partial:
+            return
         self._plan.marks = [
             Mark(c.kind, c.root, c.path, c.old_path, c.type, c.upper_ino, _in(c, parts))
             for c in self._chosen
@@ -234,16 +236,21 @@ class _Builder(Draft):
         if not same:
             return self._link_origin(group)
         node = same[min(same)]
+        if len(group) == 1 and group[0].kind != "renamed" and group[0].aspects & _CONTENT:
+            return node if self._stays(node) else None  # it does not leave its directory
         domains = {self._domain_of(other) for other in same.values()}
         domains |= {self._domain(self._plan.nodes[self._target(change)[0]]) for change in group}
         if len(domains) > 1:
             return None
         if not any(group[index].aspects & _CONTENT for index in same):
             return node
+        return node if self._stays(node) else None
+
+    def _stays(self, node: Node) -> bool:
+        """Whether new bytes have to go into the base inode itself."""
         st = self._base.lstat(node.root, self._out.base_paths[node.id])
         foreign = self._me != 0 and st.st_uid != self._me
-        stays = stat.S_ISREG(st.st_mode) and (st.st_nlink > 1 or foreign)
-        return node if stays else None
+        return stat.S_ISREG(st.st_mode) and (st.st_nlink > 1 or foreign)
 
     def _link_origin(self, group: list[Change]) -> Node | None:
         """The base file that new names were linked to, where that file itself did not change:

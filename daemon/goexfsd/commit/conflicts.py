@@ -95,6 +95,7 @@ class Checker:
         self._places, self._seen, self._base = places, seen, base
         self.accepted = Accepted() if accepted is None else accepted
         self._ways: dict[Place, tuple[str, bool] | None] = {}
+        """Directory -> what is wrong with it or one above it."""
 
     def change(self, change: Change) -> Conflict | None:
         """What stands against it, if anything does."""
@@ -141,6 +142,8 @@ class Checker:
         was there before, and is there again now: the list would then be of the wrong kind.
         """
         st, was = self._base.look(change.root, path), change.old_st
+        if st is was:  # it was not looked at anew
+            return None
         if was is None:
             known = (change.root, path) in self._places.vacated
             same = st is None or known or change.kind != "created" or change.origin is None
@@ -161,7 +164,7 @@ class Checker:
         found = self._moved(change, path, origin, st)
         if found is not None or st is None or not _takes_away(change):
             return found
-        if self._base.extra(root, path)[0] & kernel.ATTR_MOUNT_ROOT:
+        if self._base.is_mounted(root, path):
             return _conflict(change, path, "blocked", "something is mounted on it now", _THEIRS)
         return None
 
@@ -171,7 +174,7 @@ class Checker:
         """The entry is not what the session saw, or not what was accepted."""
         dev = self._base.root_devs[change.root]
         place = (change.root, path)
-        if place in self.accepted.entries:
+        if self.accepted.entries and place in self.accepted.entries:
             then = self.accepted.entries[place]
             now = None if st is None else Identity.of(st, dev)
             if then is now or (then is not None and now is not None and _alike(then, now)):
@@ -185,6 +188,8 @@ class Checker:
                 change, path, "deleted", "it was deleted or moved away in the base", _ANY[:2]
             )
         origin = origin or self.shared(change, st)
+        if origin is not None and _as_seen(origin, st, dev):
+            return None
         if origin is None:
             what = type_of(st.st_mode)
             happened = f"the base has a {what} here that the session never saw"
@@ -203,14 +208,13 @@ class Checker:
     def _way(self, root: int, path: bytes) -> tuple[str, bool] | None:
         """What is wrong with the directories above ``path``, if anything is, and whether there
         is a directory all the same."""
-        for above in reversed(ancestors(path)):
-            key = (root, above)
-            if key not in self._ways:
-                self._ways[key] = self._directory(root, above)
-            wrong = self._ways[key]
-            if wrong is not None:
-                return wrong
-        return None
+        if not path:
+            return None
+        above = path.rpartition(b"/")[0]
+        key = (root, above)
+        if key not in self._ways:
+            self._ways[key] = self._way(root, above) or self._directory(root, above)
+        return self._ways[key]
 
     def _directory(self, root: int, path: bytes) -> tuple[str, bool] | None:
         shown = display(path) or "."
@@ -258,6 +262,20 @@ def differs_from(origin: Identity, now: Identity) -> tuple[str, str]:
     if (now.mode, now.ctime_ns) != (origin.mode, origin.ctime_ns):
         return "changed", "its attributes or its links changed in the base"
     return "", ""
+
+
+def _as_seen(origin: Identity, st: os.stat_result, root_dev: int) -> bool:
+    """Whether ``differs`` has nothing to say, for what is no directory: the one case that is
+    common."""
+    return (
+        st.st_ino == origin.ino
+        and st.st_mtime_ns == origin.mtime_ns
+        and st.st_ctime_ns == origin.ctime_ns
+        and st.st_size == origin.size
+        and st.st_mode == origin.mode
+        and (0 if st.st_dev == root_dev else st.st_dev) == origin.dev
+        and not stat.S_ISDIR(origin.mode)
+    )
 
 
 def _alike(then: Identity, now: Identity) -> bool:

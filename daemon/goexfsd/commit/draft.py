@@ -34,7 +34,7 @@ from goexfsd.layer.changes import Root
 from goexfsd.layer.origins import Identity
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Staged:
     """Something to make in the staging area before the intent."""
 
@@ -63,7 +63,7 @@ class Contents(Protocol):
         """Its bytes, or a readable descriptor of them, for the caller to close."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Taken:
     """A base entry of which a before-image is needed."""
 

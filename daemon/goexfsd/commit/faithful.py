@@ -10,7 +10,7 @@ It knows nothing of plans; files are given as descriptors (O_PATH ones for attri
 
 from __future__ import annotations
 
-import base64
+import binascii
 import errno
 import os
 import stat
@@ -45,9 +45,9 @@ HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 Xattrs = dict[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Meta:
-    """Everything about an entry but its bytes and names."""
+    """Everything about an entry but its bytes and names; never changed once made."""
 
     mode: int
     """With the type bits."""
@@ -75,35 +75,30 @@ class Meta:
             target,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "mode": self.mode,
-            "uid": self.uid,
-            "gid": self.gid,
-            "rdev": self.rdev,
-            "size": self.size,
-            "atime_ns": self.atime_ns,
-            "mtime_ns": self.mtime_ns,
-            "xattrs": {text(name): text(value) for name, value in self.xattrs.items()},
-            "target": None if self.target is None else text(self.target),
-        }
+    def to_json(self) -> list[Any]:
+        """For a record: the fields in their order."""
+        numbers = [self.mode, self.uid, self.gid, self.rdev, self.size]
+        xattrs = {text(name): text(value) for name, value in self.xattrs.items()}
+        target = None if self.target is None else text(self.target)
+        return [*numbers, self.atime_ns, self.mtime_ns, xattrs, target]
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Meta:
-        fields = dict(value)
-        fields["xattrs"] = {raw(k): raw(v) for k, v in value["xattrs"].items()}
-        fields["target"] = None if value["target"] is None else raw(value["target"])
-        return cls(**fields)
+    def from_json(cls, value: list[Any]) -> Meta:
+        *numbers, xattrs, target = value
+        found = {raw(name): raw(data) for name, data in xattrs.items()} if xattrs else {}
+        mode, uid, gid, rdev, size, atime_ns, mtime_ns = numbers
+        end = None if target is None else raw(target)
+        return cls(mode, uid, gid, rdev, size, atime_ns, mtime_ns, found, end)
 
 
 def text(data: bytes) -> str:
     """Any bytes as base64 text."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def raw(data: str) -> bytes:
     """The bytes of ``text``."""
-    return base64.b64decode(data, validate=True)
+    return binascii.a2b_base64(data, strict_mode=True)
 
 
 def proc(fd: int) -> str:

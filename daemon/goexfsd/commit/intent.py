@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from goexfs.errors import StoreFailed
@@ -33,11 +34,29 @@ APPLIED = b"applied"
 TIDIED = b"tidied"
 
 Line = dict[str, Any]
+_ROWS = 1000
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def write(dir_fd: int, name: bytes, lines: Iterable[Line]) -> None:
-    """Write a record durably, replacing one of the same name."""
+def rows(kind: str, items: Iterable[Any]) -> Iterator[Line]:
+    """Lines ``{kind: [item, ...]}`` for many things of one kind: to encode them one by one takes
+    several times as long."""
+    several = iter(items)
+    while some := list(itertools.islice(several, _ROWS)):
+        yield {kind: some}
+
+
+def unrow(lines: Iterable[Line], kind: str) -> Iterator[Any]:
+    """The items of all such lines."""
+    return itertools.chain.from_iterable(line[kind] for line in lines if kind in line)
+
+
+def write(dir_fd: int, name: bytes, lines: Iterable[Line], *, durable: bool = True) -> None:
+    """Write a record durably, replacing one of the same name.
+
+    Without ``durable`` it is whole or absent only if the file system is synced before a crash of
+    the machine: for what nobody reads before that.
+    """
     aside = name + b".new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(aside, dir_fd=dir_fd)
@@ -51,9 +70,11 @@ def write(dir_fd: int, name: bytes, lines: Iterable[Line]) -> None:
             count += 1
         file.write(json.dumps({"lines": count, "sha256": digest.hexdigest()}).encode() + b"\n")
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     os.rename(aside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-    os.fsync(dir_fd)
+    if durable:
+        os.fsync(dir_fd)
 
 
 def read(dir_fd: int, name: bytes) -> list[Line] | None:

@@ -241,15 +241,31 @@ class _Commit(_Preparation):
     def _changes(self) -> list[Change]:
         """The change list to be carried out on the roots as they are."""
         worker = self._worker
-        now = compute(self._source_fd, self._roots, worker.root_fds, progress=self._progress)
+        now = self._compare(worker.root_fds)
         if worker.lower_fds == worker.root_fds:
             return now
-        then = compute(self._source_fd, self._roots, worker.lower_fds, progress=self._progress)
+        then = self._compare(worker.lower_fds)
         return steady.own(now, then, self._base.is_directory)
+
+    def _compare(self, fds: list[int]) -> list[Change]:
+        return compute(self._source_fd, self._roots, fds, progress=self._progress, known=self._seen)
+
+    def _looked(self, changes: list[Change]) -> None:
+        """The change list has looked at most of the base that is touched."""
+        for change in changes:
+            if change.old_st is None:
+                continue
+            path: bytes | None = change.old_path or change.path
+            if change.kind not in ("deleted", "renamed"):
+                path = self._places.slot_of(change.root, change.path)
+            if path:
+                self._base.known(change.root, path, change.old_st)
 
     def prepare(self) -> Plan | None:
         changes = self._all = self._changes()
         self._places = Places(changes)
+        if self._worker.lower_fds == self._worker.root_fds:
+            self._looked(changes)
         picked = self._choose(changes)
         rules = Rules.of(self._worker.spec.options)
         rules.check(changes, () if self._strict is None else self._strict.places)

@@ -38,13 +38,13 @@ class Board:
     def _bring(self, node: Node, slot: Slot) -> None:
         if node.slots[-1] == slot:
             return
-        while self._inside(slot[0], node.id):
+        while node.type == "dir" and self._inside(slot[0], node.id):
             self._park(self._nodes[self._blocker(slot[0], node.id)])
         there = self._sits.get(slot)
         if there is None:
             self._move(node, slot)
             return
-        if self._inside(node.slots[-1][0], there.id):
+        if there.type == "dir" and self._inside(node.slots[-1][0], there.id):
             self._park(node)
         self._swap(node, there)
 

@@ -10,15 +10,24 @@ is a conflict for an undo, never its casualty.
 from __future__ import annotations
 
 import stat
-from typing import Any
+from typing import Any, NamedTuple
 
 from goexfs.names import to_wire
 from goexfsd.commit import intent
 from goexfsd.commit.base import Base
-from goexfsd.commit.plan import Node, Plan, fields_of, path_of
+from goexfsd.commit.plan import Node, Plan, path_of
 from goexfsd.layer.origins import Identity
 
 Line = dict[str, Any]
+
+
+class Left(NamedTuple):
+    """An entry as a commit left it."""
+
+    node: int
+    now: Identity
+    stands: Identity | None
+    """See ``plan.Node``."""
 
 
 def in_place(plan: Plan) -> list[Node]:
@@ -40,23 +49,24 @@ def in_place(plan: Plan) -> list[Node]:
 def applied(plan: Plan, base: Base) -> list[Line]:
     """Lines for the record ``applied``."""
     look = _Look(plan, base)
-    return [_line(node, now) for node in in_place(plan) if (now := look.left(node)) is not None]
+    found = ((node, look.left(node)) for node in in_place(plan))
+    return list(intent.rows("now", (_row(node, now) for node, now in found if now is not None)))
 
 
-def _line(node: Node, now: Identity) -> Line:
-    line: Line = {"now": [node.id, fields_of(now)]}
-    if node.stands is not None:
-        line["stands"] = fields_of(node.stands)
-    return line
+def _row(node: Node, now: Identity) -> list[Any]:
+    return [node.id, now.fields(), None if node.stands is None else node.stands.fields()]
 
 
-def left(dir_fd: int) -> list[Line] | None:
+def left(dir_fd: int) -> list[Left] | None:
     """What a commit left, from both records; None if they are not complete."""
     first, second = intent.read(dir_fd, intent.APPLIED), intent.read(dir_fd, intent.TIDIED)
     if first is None or second is None:
         return None
-    found = {line["now"][0]: line for line in (*first, *second) if "now" in line}
-    return list(found.values())
+    found = {row[0]: row for row in intent.unrow((*first, *second), "now")}
+    return [
+        Left(number, Identity(*now), None if stands is None else Identity(*stands))
+        for number, now, stands in found.values()
+    ]
 
 
 def tidied(plan: Plan, base: Base, before: list[Line]) -> list[Line]:
@@ -64,11 +74,8 @@ def tidied(plan: Plan, base: Base, before: list[Line]) -> list[Line]:
     as they are by now: directories, and files that had another name in the staging."""
     here = {node.id for node in in_place(plan)}
     elsewhere = {node.ino for node in plan.nodes if node.id not in here}
-    lines: list[Line] = []
-    for line in before:
-        if "now" not in line:
-            continue
-        number, fields = line["now"]
+    found: list[list[Any]] = []
+    for number, fields, _ in intent.unrow(before, "now"):
         node = plan.nodes[number]
         if node.type != "dir" and node.ino not in elsewhere:
             continue
@@ -80,8 +87,8 @@ def tidied(plan: Plan, base: Base, before: list[Line]) -> list[Line]:
         if st is not None:
             now = Identity.of(st, base.root_devs[node.root])
             was = now if _only_tidied(was, now) else was
-        lines.append(_line(node, was))
-    return lines
+        found.append(_row(node, was))
+    return list(intent.rows("now", found))
 
 
 def _only_tidied(was: Identity, now: Identity) -> bool:

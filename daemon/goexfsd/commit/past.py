@@ -17,10 +17,10 @@ from typing import Any
 from goexfs.errors import Denied, InvalidState, NotFound, StoreFailed
 from goexfs.names import display
 from goexfsd.commit import intent, outcome
-from goexfsd.commit.before import PACK, image_name
+from goexfsd.commit.before import PACK, Saved, image_name
 from goexfsd.commit.conflicts import differs_from
 from goexfsd.commit.faithful import Meta, raw
-from goexfsd.commit.outcome import in_place
+from goexfsd.commit.outcome import Left, in_place
 from goexfsd.commit.places import Place
 from goexfsd.commit.plan import Node, Plan, RootMark, parse, path_of
 from goexfsd.layer.origins import Identity
@@ -56,7 +56,7 @@ class Past:
         if lines is None or left is None or images is None:
             raise InvalidState("the commit cannot be undone: its records are not complete")
         self.plan: Plan = _inherited(parse(lines), heirs)
-        self.now = {line["now"][0]: Identity(*line["now"][1]) for line in left}
+        self.now = {each.node: each.now for each in left}
         self.here: dict[int, Node] = {node.id: node for node in in_place(self.plan)}
         """Nodes that are in the base."""
         self.gone: dict[int, Node] = {
@@ -67,8 +67,8 @@ class Past:
         """Base entries that the commit removed or replaced."""
         self._images: dict[int, Image] = {}
         self._late = self._read_late()
-        self._lines: dict[tuple[Place, str], dict[str, Any]] = {
-            ((line["root"], raw(line["path"])), line["role"]): line for line in images
+        self._lines: dict[tuple[Place, str], Saved] = {
+            ((row[0], raw(row[1])), row[2]): Saved(*row) for row in intent.unrow(images, "images")
         }
 
     def _read_late(self) -> dict[tuple[int, int], dict[str, Any]]:
@@ -86,11 +86,11 @@ class Past:
     def _gone_image(self, node: Node) -> Image:
         path = path_of(self.plan, node.id, old=True)
         line = self._line(node.root, path, "gone")
-        late = self._late.get((node.root, line["ino"]))
-        meta = Meta.from_json((late or line)["meta"])
+        late = self._late.get((node.root, line.ino))
+        meta = Meta.from_json(line.meta if late is None else late["meta"])
         file = packed = None
         if stat.S_ISREG(meta.mode):
-            label = line["image"] if late is None else late["image"]
+            label = line.image if late is None else late["image"]
             if label is None:
                 raise Denied(
                     f"{display(path)} cannot be brought back: it could not be read when it was "
@@ -101,15 +101,15 @@ class Past:
             else:
                 file = image_name(label) if isinstance(label, int) else os.fsencode(label)
         changed = late is not None and late["changed"]
-        return Image(node.root, path, meta, file, line["nlink"], changed, packed)
+        return Image(node.root, path, meta, file, line.nlink, changed, packed)
 
     def filled_image(self, node: Node) -> Image:
         """What bytes a file had that the commit filled anew."""
         path = path_of(self.plan, node.id, old=True)
-        meta = Meta.from_json(self._line(node.root, path, "filled")["meta"])
+        meta = Meta.from_json(self._line(node.root, path, "filled").meta)
         return Image(node.root, path, meta, image_name(self.plan.fills[node.id]))
 
-    def _line(self, root: int, path: bytes, role: str) -> dict[str, Any]:
+    def _line(self, root: int, path: bytes, role: str) -> Saved:
         line = self._lines.get(((root, path), role))
         if line is None:
             raise StoreFailed(f"the commit has no before-image of {display(path)}")
@@ -201,13 +201,12 @@ def _looks(identity: Identity) -> tuple[int, int, int]:
     return identity.size, identity.mtime_ns, identity.mode
 
 
-def _links(plan: Plan, left: list[dict[str, Any]]) -> dict[_Key, tuple[Identity, Identity]]:
+def _links(plan: Plan, left: list[Left]) -> dict[_Key, tuple[Identity, Identity]]:
     found = {}
-    for line in left:
-        if "stands" in line:
-            root = plan.nodes[line["now"][0]].root
-            stands, now = Identity(*line["stands"]), Identity(*line["now"][1])
-            found[_device(plan.roots, root, stands), stands.ino] = stands, now
+    for number, now, stands in left:
+        if stands is not None:
+            device = _device(plan.roots, plan.nodes[number].root, stands)
+            found[device, stands.ino] = stands, now
     return found
 
 

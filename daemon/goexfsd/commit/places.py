@@ -51,6 +51,8 @@ class Places:
         self._came: dict[Place, bytes] = {}
         self._went: dict[Place, bytes] = {}
         self._made: set[Place] = set()
+        self._slots: dict[Place, bytes | None] = {}
+        """Directory of the view -> base directory that its names lie in; None: in none."""
         self.vacated: set[Place] = set()
         """Base entries that are gone from their name in the view: deleted, or renamed away."""
         for change in changes:
@@ -89,10 +91,12 @@ class Places:
         """The base path of the *name* at the view's ``path``: what a placement there replaces."""
         if not path:
             return path
-        if (root, parent(path)) in self._made:
-            return None
-        above = self.base_of(root, parent(path))
-        return None if above is None else join(above, leaf(path))
+        above, _, name = path.rpartition(b"/")
+        place = root, above
+        if place not in self._slots:
+            self._slots[place] = None if place in self._made else self.base_of(root, above)
+        within = self._slots[place]
+        return None if within is None else join(within, name)
 
     def view_of(self, root: int, path: bytes) -> bytes:
         """Where the view shows the base directory at ``path``."""

@@ -29,9 +29,10 @@ from typing import Any, Literal
 from goexfs.errors import StoreFailed
 from goexfs.names import to_wire
 from goexfsd.commit.faithful import Meta, raw, text
+from goexfsd.commit.intent import rows
 from goexfsd.layer.origins import Identity
 
-VERSION = 2
+VERSION = 3
 STAGE_PREFIX = b".goexfs-stage-"
 """Names with this prefix are never shown in a view."""
 
@@ -60,7 +61,7 @@ class Node:
     may take this node, as it is afterwards, for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Op:
     kind: OpKind
     node: int
@@ -105,7 +106,7 @@ class RootMark:
     fsid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Expect:
     """A base entry that the commit takes away, as it was checked."""
 
@@ -169,31 +170,46 @@ class Plan:
             "losses": self.losses,
             "fills": list(self.fills.items()),
         }
-        for node in self.nodes:
-            slots = [[where, text(name)] for where, name in node.slots]
-            line = {"node": [node.id, node.root, node.type, node.ino, node.new], "slots": slots}
-            for name, identity in (("was", node.was), ("stands", node.stands)):
-                if identity is not None:
-                    line[name] = fields_of(identity)
-            yield line
-        for op in self.ops:
-            yield {"op": [op.kind, op.node, op.at, op.other, op.other_at]}
+        yield from rows("nodes", map(_node_row, self.nodes))
+        ops = ((op.kind, op.node, op.at, op.other, op.other_at) for op in self.ops)
+        yield from rows("ops", ops)
         for attrs in self.attrs:
             old, new = attrs.old.to_json(), attrs.new.to_json()
             yield {"attrs": {"new": new, "old": old, "times": attrs.times}}
-        for mark in self.marks:
-            came = None if mark.old_path is None else text(mark.old_path)
-            path, rest = text(mark.path), [mark.type, mark.upper_ino, mark.part]
-            yield {"mark": [mark.kind, mark.root, path, came, *rest]}
+        yield from rows("marks", map(_mark_row, self.marks))
         for final in self.finals:
             yield {"final": asdict(final)}
-        for (root, ino), expect in self.taken.items():
-            yield {"taken": [root, ino, expect.size, expect.mtime_ns, expect.mode, expect.saved]}
+        taken = (
+            (*place, it.size, it.mtime_ns, it.mode, it.saved) for place, it in self.taken.items()
+        )
+        yield from rows("taken", taken)
 
 
-def fields_of(identity: Identity) -> list[int]:
-    """An identity for a record; ``Identity(*fields)`` reads it."""
-    return [getattr(identity, name) for name in Identity.__slots__]
+def _node_row(node: Node) -> list[Any]:
+    slots = [each for where, name in node.slots for each in (where, text(name))]
+    was = None if node.was is None else node.was.fields()
+    stands = None if node.stands is None else node.stands.fields()
+    return [node.id, node.root, node.type, node.ino, node.new, was, stands, *slots]
+
+
+def _node(row: list[Any]) -> Node:
+    number, root, kind, ino, new, was, stands, *rest = row
+    slots = [(where, raw(name)) for where, name in zip(rest[::2], rest[1::2], strict=True)]
+    node = Node(number, root, kind, ino, slots=slots, new=new)
+    node.was = None if was is None else Identity(*was)
+    node.stands = None if stands is None else Identity(*stands)
+    return node
+
+
+def _mark_row(mark: Mark) -> list[Any]:
+    came = None if mark.old_path is None else text(mark.old_path)
+    rest = mark.type, mark.upper_ino, mark.part
+    return [mark.kind, mark.root, text(mark.path), came, *rest]
+
+
+def _mark(row: list[Any]) -> Mark:
+    kind, root, path, came, *rest = row
+    return Mark(kind, root, raw(path), None if came is None else raw(came), *rest)
 
 
 def path_of(plan: Plan, node: int, *, old: bool = False) -> bytes:
@@ -228,26 +244,18 @@ def parse(lines: list[dict[str, Any]]) -> Plan:
 
 
 def _parse_line(plan: Plan, line: dict[str, Any]) -> None:
-    if "node" in line:
-        node_id, root, kind, ino, new = line["node"]
-        slots = [(int(where), raw(name)) for where, name in line["slots"]]
-        node = Node(node_id, root, kind, ino, slots=slots, new=new)
-        node.was, node.stands = (
-            Identity(*line[name]) if name in line else None for name in ("was", "stands")
-        )
-        plan.nodes.append(node)
-    elif "op" in line:
-        plan.ops.append(Op(*line["op"]))
+    if "nodes" in line:
+        plan.nodes += map(_node, line["nodes"])
+    elif "ops" in line:
+        plan.ops += (Op(*row) for row in line["ops"])
     elif "attrs" in line:
         value = line["attrs"]
         new, old = Meta.from_json(value["new"]), Meta.from_json(value["old"])
         plan.attrs.append(Attrs(new, old, value["times"]))
     elif "final" in line:
         plan.finals.append(Final(**line["final"]))
-    elif "mark" in line:
-        kind, root, path, came, *rest = line["mark"]
-        old_path = None if came is None else raw(came)
-        plan.marks.append(Mark(kind, root, raw(path), old_path, *rest))
+    elif "marks" in line:
+        plan.marks += map(_mark, line["marks"])
     elif "taken" in line:
-        root, ino, *expect = line["taken"]
-        plan.taken[root, ino] = Expect(*expect)
+        for root, ino, *expect in line["taken"]:
+            plan.taken[root, ino] = Expect(*expect)

@@ -79,22 +79,23 @@ class _Checker:
         if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
             yield f"{shown} is on a read-only file system"
             return
-        yield from self._flags(root, path, shown)
+        yield from self._flags(root, path)
         mine = os.fstat(fd).st_uid == self._me
         if not mine and not os.access(proc(fd), os.W_OK | os.X_OK):
             yield f"the directory {shown} is not writable"
 
     def entry(self, root: int, path: bytes, st: os.stat_result, role: str) -> Iterator[str]:
-        shown = self._shown(root, path)
-        yield from self._flags(root, path, shown)
-        if role in ("gone", "moved") and path:
+        yield from self._flags(root, path)
+        if role in ("gone", "moved") and path and self._me != 0:
             above = self._base.lstat(root, parent(path))
             sticky = above.st_mode & stat.S_ISVTX
-            if sticky and self._me not in (0, above.st_uid, st.st_uid):
-                yield f"{shown} belongs to somebody else in a sticky directory"
+            if sticky and self._me not in (above.st_uid, st.st_uid):
+                yield f"{self._shown(root, path)} belongs to somebody else in a sticky directory"
             if role == "gone" and stat.S_ISDIR(st.st_mode) and self._foreign(root, path, st):
+                shown = self._shown(root, path)
                 yield f"the directory {shown} belongs to somebody else and is not writable"
         if role == "filled" and not self._can_fill(root, path, st):
+            shown = self._shown(root, path)
             yield f"{shown} has other names or another owner, and is not writable"
         if role == "attrs" and self._me not in (0, st.st_uid):
             return  # what cannot be set is reported as a loss
@@ -114,12 +115,12 @@ class _Checker:
         finally:
             os.close(fd)
 
-    def _flags(self, root: int, path: bytes, shown: str) -> Iterator[str]:
+    def _flags(self, root: int, path: bytes) -> Iterator[str]:
         bits, _ = self._base.extra(root, path)
         if bits & kernel.ATTR_IMMUTABLE:
-            yield f"{shown} is immutable (chattr +i)"
+            yield f"{self._shown(root, path)} is immutable (chattr +i)"
         elif bits & kernel.ATTR_APPEND:
-            yield f"{shown} is append-only (chattr +a)"
+            yield f"{self._shown(root, path)} is append-only (chattr +a)"
 
     def _shown(self, root: int, path: bytes) -> str:
         name = self._plan.roots[root].name

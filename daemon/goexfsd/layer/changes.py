@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -28,6 +28,7 @@ from goexfsd.layer.matching import Matched, match, same_inode
 from goexfsd.layer.origins import Identity
 from goexfsd.layer.part import Part
 from goexfsd.layer.since import Ask, open_parts
+from goexfsd.layer.seen import Seen
 from goexfsd.layer.tree import Entry, Tree
 
 Kind = Literal["deleted", "created", "modified", "renamed", "retyped", "metadata"]
@@ -46,9 +47,9 @@ class Root(Protocol):
     def name(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
-    """One difference.
+    """One difference; never changed once made (frozen costs as much as two system calls).
 
     ``old_path`` is set for renames only.  A deletion's ``path`` is where the entry was; below a
     renamed directory every other ``path`` is the new place, and its base counterpart lies below
@@ -103,12 +104,14 @@ def compute(
     root_fds: Sequence[int],
     *,
     progress: Progress | None = None,
+    known: Mapping[int, Seen] | None = None,
 ) -> list[Change]:
     """All changes of the layer against the base: deletions first, then by root and path.
 
-    Raises Denied if something cannot be read, StoreFailed if the layer is damaged.
+    ``known``: the layer's log, where it has been read already.  Raises Denied if something cannot
+    be read, StoreFailed if the layer is damaged.
     """
-    with open_views(None, layer_fd, roots, root_fds, progress=progress) as views:
+    with open_views(None, layer_fd, roots, root_fds, progress=progress, known=known) as views:
         return [difference.change for difference in differences(views, progress=progress)]
 
 
@@ -121,11 +124,12 @@ def open_views(
     *,
     progress: Progress | None = None,
     ask: Ask | None = None,
+    known: Mapping[int, Seen] | None = None,
 ) -> Iterator[list[Views]]:
     """The two views of every root; a layer of None is the base alone.
 
     With ``ask``, which says what of the new layer is newer than the old one, they are read only
-    as far as they may differ.
+    as far as they may differ.  ``known``: the log of the new one, where it has been read already.
     """
     counter = _Counter("reading", progress)
     with contextlib.ExitStack() as stack:
@@ -137,17 +141,20 @@ def open_views(
                 yield [Views(*pair) for pair in parts]
                 return
         numbers = [root.index for root in roots]
-        records = [seen.read(fd, numbers) if fd is not None else {} for fd in (old_fd, new_fd)]
+        records: list[Mapping[int, Seen]] = [{} if old_fd is None else seen.read(old_fd, numbers)]
+        if known is None:
+            known = {} if new_fd is None else seen.read(new_fd, numbers)
+        records.append(known)
         views: list[Views] = []
         for root, root_fd in zip(roots, root_fds, strict=True):
             pair: list[Tree] = []
-            for layer_fd, known in zip((old_fd, new_fd), records, strict=True):
+            for layer_fd, record in zip((old_fd, new_fd), records, strict=True):
                 tree = Tree(
                     layer_fd,
                     root.index,
                     root.name,
                     root_fd,
-                    known.get(root.index),
+                    record.get(root.index),
                     tick=counter.tick,
                 )
                 stack.callback(tree.close)

@@ -45,10 +45,13 @@ class Kind(IntEnum):
     OWNER = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Identity:
     """A base entry as it was.  ``dev`` is 0 on the root's own device (numbers of anonymous
-    devices change over a reboot), else the device number."""
+    devices change over a reboot), else the device number.
+
+    Never changed once made (frozen it would cost four times as much to make).
+    """
 
     dev: int
     ino: int
@@ -64,22 +67,22 @@ class Identity:
     @classmethod
     def of(cls, st: os.stat_result, root_dev: int) -> Identity:
         """The identity of ``st``, whose root directory lies on device ``root_dev``."""
-        return cls(
-            0 if st.st_dev == root_dev else st.st_dev,
-            st.st_ino,
-            st.st_mode,
-            st.st_nlink,
-            st.st_uid,
-            st.st_gid,
-            st.st_rdev,
-            st.st_size,
-            st.st_mtime_ns,
-            st.st_ctime_ns,
-        )
+        mode, ino, dev, nlink, uid, gid, size, *_ = st
+        if dev == root_dev:
+            dev = 0
+        rdev, mtime, ctime = st.st_rdev, st.st_mtime_ns, st.st_ctime_ns
+        return cls(dev, ino, mode, nlink, uid, gid, rdev, size, mtime, ctime)
+
+    def fields(self) -> list[int]:
+        """For a record; ``Identity(*fields)`` reads it."""
+        head = [self.dev, self.ino, self.mode, self.nlink, self.uid, self.gid]
+        return [*head, self.rdev, self.size, self.mtime_ns, self.ctime_ns]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
+    """Never changed once made (frozen, a log would take twice as long to read)."""
+
     kind: Kind
     root: int
     """The root's index in the session."""
@@ -98,30 +101,13 @@ HEAD = _HEAD.size
 """Bytes of a record before its body."""
 _BODY = struct.Struct("<BxHIQQQIIIIQQqq")
 MAGIC = b"gxo1"
+_KINDS = {int(kind): kind for kind in Kind}
 
 
 def encode(record: Record) -> bytes:
     """One record, ready to append."""
-    i = record.identity
-    body = (
-        _BODY.pack(
-            record.kind,
-            record.root,
-            record.step,
-            record.upper_ino,
-            i.dev,
-            i.ino,
-            i.mode,
-            i.nlink,
-            i.uid,
-            i.gid,
-            i.rdev,
-            i.size,
-            i.mtime_ns,
-            i.ctime_ns,
-        )
-        + record.path
-    )
+    head = record.kind, record.root, record.step, record.upper_ino
+    body = _BODY.pack(*head, *record.identity.fields()) + record.path
     return _HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
 
 
@@ -136,7 +122,8 @@ def decode(data: bytes) -> Iterator[Record]:
         if zlib.crc32(body) != crc:
             return
         kind, root, step, upper_ino, *rest = _BODY.unpack_from(body)
-        yield Record(Kind(kind), root, step, upper_ino, body[_BODY.size :], Identity(*rest))
+        path, was = body[_BODY.size :], Identity(*rest)
+        yield Record(_KINDS.get(kind) or Kind(kind), root, step, upper_ino, path, was)
         at += HEAD + length
 
 
