@@ -238,9 +238,21 @@ class Catalog:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
+        if self._db.in_transaction:
+            yield self._db
+            return
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield self._db
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written inside is one transaction, and one wait for the disk.
+
+        Nothing inside may await.
+        """
+        with self._write():
+            yield
 
     # -- marks -------------------------------------------------------------------------------
 

@@ -21,7 +21,6 @@ import trio
 
 from goexfs.errors import CommitFailed, GoexfsError, Internal, InvalidState, from_wire
 from goexfs.names import display
-from goexfs.names import from_wire as path_from_wire
 from goexfs.protocol import CommitResult, ConflictInfo, Loss, Operation, Resolution, Summary
 from goexfsd.catalog import CommitRow, RootRow
 from goexfsd.channel import Channel
@@ -161,19 +160,12 @@ async def commit(
         )
         async with locks.exclusive(row.roots):
             refuse_pending(session.house.catalog.commits(state="intent"), row.roots)
-            session.enter("commit")
             try:
-                warnings = await _review(session, row.source, select)
-                result = await _run(session, row, select, rules, listen, way or drive)
-            except BaseException:
-                if not session.house.catalog.unfinished(session.id):
+                return await _run(session, row, select, rules, listen, way or drive)
+            finally:
+                begun = session.row.state == "committing"
+                if begun and not session.house.catalog.unfinished(session.id):
                     session.enter("kept")
-                raise
-            if result.closed:
-                session.enter("applied", ended=time.time(), why="committed")
-            else:
-                session.enter("kept")
-            return result.model_copy(update={"warnings": warnings})
 
 
 async def preview(
@@ -193,8 +185,8 @@ async def preview(
         async with locks.exclusive(roots):
             refuse_pending(session.house.catalog.commits(state="intent"), roots)
             layers = {"source": store.checkpoint(session.id, session.row.checkpoint)}
-            warnings = await _review(session, session.row.checkpoint, select)
             options = {"commit": "dry-run", "select": select, "dry": True, **rules.options()}
+            options |= _review(session)
             found: list[dict[str, Any]] = []
             decided = _Decided(listen)
             async with session.job(commit_jobs.commit, layers, options) as channel:
@@ -202,8 +194,7 @@ async def preview(
                     if message["event"] == "operations":
                         found += message["operations"]
                     elif message["event"] in ("planned", "nothing", "conflicts"):
-                        result = _previewed(session, message, found, decided)
-                        return result.model_copy(update={"warnings": warnings})
+                        return _previewed(session, message, found, decided)
                     else:
                         await decided.hear(message)
     raise CommitFailed("the commit worker ended early; nothing was changed")
@@ -211,14 +202,17 @@ async def preview(
 
 @dataclass(slots=True)
 class _Decided:
-    """Listens for how the worker resolved conflicts."""
+    """Listens for what the worker found to warn of, and how it resolved conflicts."""
 
     listen: Listen
     resolved: list[Resolution] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     async def hear(self, message: dict[str, Any]) -> None:
         if message["event"] == "resolved":
             self.resolved += map(Resolution.model_validate, message["resolved"])
+        elif message["event"] == "reviewed":
+            self.warnings = message["warnings"]  # of the last of several rounds
         else:
             await self.listen(message)
 
@@ -234,24 +228,9 @@ def _previewed(
     )
 
 
-async def _review(session: Session, checkpoint: int, select: Selection) -> list[str]:
-    """The warnings of what is to be committed, with the names that they are about."""
-    found: list[str] = []
-
-    async def listen(message: dict[str, Any]) -> None:
-        if message["event"] == "changes":
-            for change in message["changes"]:
-                shown = display(path_from_wire(change["path"]))
-                if len(session.row.roots) > 1:
-                    shown = f"{change['root']}/{shown}"
-                for warning in change["warnings"]:
-                    code, _, sentence = warning.partition(": ")
-                    found.append(f"{code}: {shown}: {sentence}")
-        elif message["event"] == "done":
-            found[:0] = message["warnings"]
-
-    await session.changes(None, checkpoint, select=select, listing="flagged", listen=listen)
-    return found
+def _review(session: Session) -> dict[str, Any]:
+    """For the commit worker: that it tells what a reviewer should see, and rules of the house."""
+    return {"review": True, "rules": [rule.keywords() for rule in session.house.config.warnings]}
 
 
 async def _check_reviewed(session: Session, reviewed: int | None) -> None:
@@ -273,7 +252,7 @@ async def _run(
     way: Drive,
 ) -> CommitResult:
     layers = {"source": session.house.store.checkpoint(session.id, row.source)}
-    options = {"commit": row.id, "select": select, **rules.options()}
+    options = {"commit": row.id, "select": select, **rules.options(), **_review(session)}
     decided = _Decided(listen)
     row, final = await way(session, row, commit_jobs.commit, layers, options, decided.hear)
     if final["event"] != "applied":
@@ -281,15 +260,22 @@ async def _run(
     if row.partial:
         with trio.CancelScope(shield=True):
             final = await _rebase(session, row)
-    row = finish(session, row, final)
     remaining = Summary.model_validate(final["remaining"])
+    closed = not row.partial or final["remaining_total"] == 0
+    with session.house.catalog.together():
+        row = finish(session, row, final)
+        if closed:
+            session.enter("applied", ended=time.time(), why="committed")
+        else:
+            session.enter("kept")
     return CommitResult(
         commit=row.id,
         session=session.id,
         applied=row.applied,
         resolved=decided.resolved,
         remaining=remaining,
-        closed=not row.partial or final["remaining_total"] == 0,
+        closed=closed,
+        warnings=decided.warnings,
         losses=losses(session, final),
         late=len(final["late"]),
         kept=final.get("kept"),
@@ -315,7 +301,10 @@ async def drive(
     before = await trio.to_thread.run_sync(
         store.create_commit, row.id, session.row.uid, session.row.gid
     )
-    catalog.add_commit(row)
+    with catalog.together():
+        if row.undoes is None:
+            session.enter("commit")
+        catalog.add_commit(row)
     decided = False
     clean = False
     try:
@@ -371,6 +360,7 @@ def _unchanged(session: Session, early: dict[str, Any], decided: _Decided) -> Co
         applied=Summary(),
         conflicts=conflicts(early),
         resolved=decided.resolved if early["event"] != "conflicts" else [],
+        warnings=decided.warnings,
         remaining=Summary.model_validate(early.get("remaining", {})),
         closed=False,
     )
@@ -441,7 +431,12 @@ async def roll(
     on (None: over those that it has).  Idempotent; returns the worker's last message.  Raises
     the worker's error if it cannot: the commit then stays as it is for the next try.
     """
-    layers = {"before": session.house.store.commit_path(row.id)}
+    store = session.house.store
+    if row.state == "staging" and row.id not in store.commits():
+        # It was named, and power went before its place was on disk: nothing was staged, for where
+        # that would be is recorded there first.
+        return {"outcome": "back"}
+    layers = {"before": store.commit_path(row.id)}
     if live is not None:
         layers["live"] = live
     options = {"commit": row.id, "state": row.state}

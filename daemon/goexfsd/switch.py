@@ -203,6 +203,8 @@ class _Round:
         before = await trio.to_thread.run_sync(
             house.store.create_commit, row.id, row.uid, self.session.row.gid
         )
+        if self.session.row.state != "committing":
+            self.session.enter("commit")
         house.catalog.add_commit(row)
         house.catalog.put_switch(row.id, self.seat.row)
         switched = False

@@ -63,7 +63,7 @@ def image_name(number: int) -> bytes:
 
 
 def save(blueprint: Blueprint, base: Base, before_fd: int, progress: Progress) -> None:
-    """Write all before-images and their index, durably."""
+    """Write all before-images and their index; durable once the store is synced."""
     lines = []
     with _Saver(base, before_fd) as saver:
         for index, taken in enumerate(blueprint.taken):
@@ -78,9 +78,8 @@ def save(blueprint: Blueprint, base: Base, before_fd: int, progress: Progress) -
             lines.append(line)
             if index % 256 == 0:
                 progress("before-images", index, len(blueprint.taken))
-    intent.write(before_fd, intent.IMAGES, intent.rows("images", lines))
-    fault("before.sync")
-    kernel.syncfs(before_fd)
+    fault("before.index")
+    intent.write(before_fd, intent.IMAGES, intent.rows("images", lines), durable=False)
 
 
 class _Saver:

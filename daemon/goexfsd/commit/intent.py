@@ -7,7 +7,8 @@ In a commit's directory::
 
     stages    where staging directories are made; written before the first of them
     images    the index of the before-images; their bytes are ``image.<n>``
-    plan      nodes and operations (``plan.Plan``): the intent; written before the daemon's go
+    plan      nodes and operations (``plan.Plan``): the intent; synced, with the images, before
+              the daemon's go, and read by nobody without that
     verdict   written when applying failed for good and the commit is taken back
     applied   written when every operation is done and synced; only tidying is left
     tidied    written when that is done too, with what every entry is now, for an undo; only the

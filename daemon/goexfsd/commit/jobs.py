@@ -3,6 +3,7 @@
 All run as the session's owner and speak with the daemon in messages (``worker.send``)::
 
     progress   {stage, done, total}
+    reviewed   {warnings: [text...]}           with ``review``: what a reviewer should see
     resolved   {resolved: [Resolution...]}     how conflicts are resolved
     conflicts  {conflicts: [ConflictInfo...], remaining}   nothing was touched; the end
     nothing    {remaining}                      nothing to commit; the end
@@ -29,6 +30,7 @@ from typing import Any
 
 from goexfs.errors import CommitFailed, Conflict
 from goexfs.names import display
+from goexfsd import kernel
 from goexfsd.commit import (
     before,
     conflicts,
@@ -55,8 +57,9 @@ from goexfsd.commit.resolve import Rules, resolve
 from goexfsd.commit.select import choose, complete
 from goexfsd.commit.strict import Strict
 from goexfsd.layer import originals, seen, unpatch
-from goexfsd.layer.changes import Change, compute
+from goexfsd.layer.changes import Change, compute, differences, open_views
 from goexfsd.layer.digest import digest
+from goexfsd.layer.jobs import Reviewed, meant, select
 from goexfsd.layer.origins import Identity
 from goexfsd.layer.selection import Selection
 from goexfsd.worker import Root, Worker, open_root
@@ -69,7 +72,8 @@ def commit(worker: Worker) -> None:
     ``live``, a partial commit also takes what it committed out of that layer (``rebase``).  With
     ``dry`` there is no ``before``, and nothing is done: the plan is told.  ``on_conflict`` and
     ``resolve`` (list of (root index, path, way)) say what becomes of conflicts (``resolve``);
-    with ``strict``, what was read and changed since is one too.
+    with ``strict``, what was read and changed since is one too.  ``review`` and ``rules`` are as
+    in ``layer.jobs``, but nothing is reviewed unless asked for.
     """
     _begin(worker)
     _see_through(worker, _Commit(worker))
@@ -188,12 +192,17 @@ class _Preparation:
             stage.stage(
                 blueprint, self._ground, self._base, source, self._before_fd, self._progress
             )
+            # One sync of the store makes before-images, their index and the plan durable.
+            intent.write(self._before_fd, intent.PLAN, plan.lines(), durable=False)
+            fault("stage.sync")
+            stage.sync(plan, self._ground)
+            fault("intent.sync")
+            kernel.syncfs(self._before_fd)
             self._base.close()
             for root, fd in zip(self._roots, self._worker.root_fds, strict=True):
                 _still_there(root, fd)
             clear = not self._conflicts()
             if clear:
-                intent.write(self._before_fd, intent.PLAN, plan.lines())
                 fault("intent.written")
                 self._say_intent(plan)
         except BaseException as error:
@@ -240,15 +249,26 @@ class _Commit(_Preparation):
 
     def _changes(self) -> list[Change]:
         """The change list to be carried out on the roots as they are."""
-        worker = self._worker
-        now = self._compare(worker.root_fds)
+        worker, tell = self._worker, self._progress
+        then = self._reviewed()
         if worker.lower_fds == worker.root_fds:
-            return now
-        then = self._compare(worker.lower_fds)
+            return then
+        fds = worker.root_fds
+        now = compute(self._source_fd, self._roots, fds, progress=tell, known=self._seen)
         return steady.own(now, then, self._base.is_directory)
 
-    def _compare(self, fds: list[int]) -> list[Change]:
-        return compute(self._source_fd, self._roots, fds, progress=self._progress, known=self._seen)
+    def _reviewed(self) -> list[Change]:
+        """The changes against what the session sees; with ``review``, their warnings are told."""
+        spec, fds, tell = self._worker.spec, self._worker.lower_fds, self._progress
+        opened = open_views(
+            None, self._source_fd, self._roots, fds, progress=tell, known=self._seen
+        )
+        with opened as views:
+            found = differences(views, progress=tell)
+            if spec.options.get("review"):
+                lines = Reviewed(select(found, meant(spec)), views, spec).lines()
+                self._worker.send({"event": "reviewed", "warnings": lines})
+        return [each.change for each in found]
 
     def _looked(self, changes: list[Change]) -> None:
         """The change list has looked at most of the base that is touched."""

@@ -47,7 +47,7 @@ def stage(
     before_fd: int,
     progress: Progress,
 ) -> None:
-    """Build everything; nodes get their inode numbers, the plan its losses.  Durable after."""
+    """Build everything; nodes get their inode numbers, the plan its losses.  ``sync`` follows."""
     plan = blueprint.plan
     _announce(plan, blueprint, base, before_fd)
     for node_id in plan.stages:
@@ -59,8 +59,6 @@ def stage(
         if index % 256 == 0:
             progress("stage", index, len(blueprint.staged))
     builder.close_directories()
-    fault("stage.sync")
-    sync(plan, ground)
 
 
 def sync(plan: Plan, ground: Ground) -> None:

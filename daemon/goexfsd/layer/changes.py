@@ -27,8 +27,8 @@ from goexfsd.layer.contents import same_bytes
 from goexfsd.layer.matching import Matched, match, same_inode
 from goexfsd.layer.origins import Identity
 from goexfsd.layer.part import Part
-from goexfsd.layer.since import Ask, open_parts
 from goexfsd.layer.seen import Seen
+from goexfsd.layer.since import Ask, open_parts
 from goexfsd.layer.tree import Entry, Tree
 
 Kind = Literal["deleted", "created", "modified", "renamed", "retyped", "metadata"]

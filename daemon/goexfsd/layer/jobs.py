@@ -110,11 +110,8 @@ def _changes(worker: Worker) -> None:
     roots = spec.roots
     ask = partial(_ask, worker) if spec.options.get("newer") else None
     with open_views(old, new, roots, worker.lower_fds, progress=tell.progress, ask=ask) as views:
-        wanted: Selection = spec.options.get("select") or Selection()
-        if wanted.patch is not None:
-            wanted = Selection.of(unpatch.places(unpatch.parse(wanted.patch), roots))
-        found = select(differences(views, progress=tell.progress), wanted)
-        review = _Reviewed(found, views, spec)
+        found = select(differences(views, progress=tell.progress), meant(spec))
+        review = Reviewed(found, views, spec)
         root_names = {root.index: root.name for root in roots}
         for batch in review.batches(spec.options.get("list", "all")):
             told = [wire(each.change, root_names, warnings) for each, warnings in batch]
@@ -153,7 +150,7 @@ def _stale(worker: Worker, layer_fd: int) -> list[dict[str, str]]:
     ]
 
 
-class _Reviewed:
+class Reviewed:
     """The differences with their warnings, looked for as they are asked for."""
 
     def __init__(self, found: Sequence[Difference], views: Sequence[Views], spec: Spec) -> None:
@@ -191,6 +188,20 @@ class _Reviewed:
         if warnings:
             self._flagged.append((change, warnings))
         return warnings
+
+    def lines(self) -> list[str]:
+        """The warnings of a commit, each with the name that it is about: those of all changes
+        together first."""
+        several = len(self._names) > 1
+        found: list[str] = []
+        for each, warnings in itertools.chain.from_iterable(self.batches("flagged")):
+            shown = names.display(each.change.path or b".")
+            if several:
+                shown = f"{self._names[each.change.root]}/{shown}"
+            for warning in warnings:
+                code, _, sentence = warning.partition(": ")
+                found.append(f"{code}: {shown}: {sentence}")
+        return [*self._whole(), *found]
 
     def head(self) -> Iterator[bytes]:
         """The warnings as a patch has them: above everything, in lines of their own."""
@@ -232,6 +243,14 @@ class _Teller:
             self._next = now + _PROGRESS_SECONDS
             message = {"event": "progress", "stage": stage, "done": done, "total": total}
             self._worker.send(message)
+
+
+def meant(spec: Spec) -> Selection:
+    """What is selected; of a patch, the places that it names."""
+    wanted: Selection = spec.options.get("select") or Selection()
+    if wanted.patch is None:
+        return wanted
+    return Selection.of(unpatch.places(unpatch.parse(wanted.patch), spec.roots))
 
 
 def select(found: list[Difference], wanted: Selection) -> list[Difference]:

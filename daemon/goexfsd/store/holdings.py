@@ -4,7 +4,8 @@ Invariants:
 
 * ``layer`` of a session is replaced by one exchange: at any instant it is the old or the new;
 * nothing that exists is overwritten: making what is there already is an error;
-* what a method made is durable when it returns, or when ``secure`` does;
+* what a method made is durable when it returns, or when ``secure`` does (``create_commit`` says
+  what is not);
 * deleting works on a full store (see ``garbage``).
 
 Methods may be called from several threads as long as no two work on the same session.
@@ -229,13 +230,16 @@ class Store:
     # -- commits --------------------------------------------------------------------------
 
     def create_commit(self, cid: str, owner_uid: int, owner_gid: int) -> Path:
-        """An empty subvolume for a commit's plan and before-images, the owner's."""
+        """An empty subvolume for a commit's plan and before-images, the owner's.
+
+        It is durable with the first thing in it that is: an fsync in a subvolume that is not on
+        disk yet commits the file system's transaction.
+        """
         path = self._commit(cid)
 
         def make() -> None:
             subvolumes.create(path)
             _give(path, owner_uid, owner_gid, 0o700)
-            subvolumes.commit(self.path)
 
         with self._telling("preparing a commit"):
             if path.exists():
