@@ -188,7 +188,7 @@ class Checker:
                 change, path, "deleted", "it was deleted or moved away in the base", _ANY[:2]
             )
         origin = origin or self.shared(change, st)
-        if origin is not None and _as_seen(origin, st, dev):
+        if origin is not None and as_seen(origin, st, dev):
             return None
         if origin is None:
             what = type_of(st.st_mode)
@@ -264,7 +264,7 @@ def differs_from(origin: Identity, now: Identity) -> tuple[str, str]:
     return "", ""
 
 
-def _as_seen(origin: Identity, st: os.stat_result, root_dev: int) -> bool:
+def as_seen(origin: Identity, st: os.stat_result, root_dev: int) -> bool:
     """Whether ``differs`` has nothing to say, for what is no directory: the one case that is
     common."""
     return (

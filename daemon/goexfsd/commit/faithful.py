@@ -11,6 +11,7 @@ It knows nothing of plans; files are given as descriptors (O_PATH ones for attri
 from __future__ import annotations
 
 import binascii
+import contextlib
 import errno
 import os
 import stat
@@ -225,15 +226,17 @@ def _copy_bytes(src: int, dst: int, start: int, end: int) -> None:
         start += len(data)
 
 
-def dress_new(fd: int, meta: Meta) -> list[str]:
-    """As ``put_meta``, of a file that was just made, has no attributes yet, and is open."""
+def dress_new(fd: int, meta: Meta) -> tuple[list[str], os.stat_result]:
+    """As ``put_meta``, of a file that was just made with the right mode, has no attributes yet,
+    and is open; and what it is then."""
+    with contextlib.suppress(PermissionError):
+        os.utime(fd, ns=(meta.atime_ns, meta.mtime_ns))
     now = os.fstat(fd)
-    if (now.st_uid, now.st_gid) != (meta.uid, meta.gid) or meta.xattrs:
-        return put_meta(fd, meta)
-    lost, mode = [], stat.S_IMODE(meta.mode)
-    if stat.S_IMODE(now.st_mode) != mode:
-        lost += _try("mode", lambda: os.chmod(fd, mode))
-    return lost + _try("times", lambda: os.utime(fd, ns=(meta.atime_ns, meta.mtime_ns)))
+    owned = now.st_uid == meta.uid and now.st_gid == meta.gid
+    timed = now.st_mtime_ns == meta.mtime_ns
+    if owned and timed and now.st_mode == meta.mode and not meta.xattrs:
+        return [], now
+    return put_meta(fd, meta), os.fstat(fd)
 
 
 def put_meta(fd: int, meta: Meta, *, times: bool = True) -> list[str]:

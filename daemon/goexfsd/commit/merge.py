@@ -72,11 +72,11 @@ class Merged(Source):
         known = self._merged.get((change.root, change.path))
         return super().meta(change) if known is None else known[0]
 
-    def data(self, change: Change) -> int:
+    def data(self, change: Change) -> int | bytes:
         known = self._merged.get((change.root, change.path))
         if known is None or known[1] is None:
             return super().data(change)
-        return _memory(known[1])
+        return known[1]
 
 
 class Merger:
@@ -226,8 +226,10 @@ def _third(before: T | None, mine: T, theirs: T) -> T | None:
     return theirs if mine == before else None
 
 
-def _read(fd: int) -> bytes:
-    with os.fdopen(fd, "rb") as file:
+def _read(data: int | bytes) -> bytes:
+    if isinstance(data, bytes):
+        return data[: LIMIT + 1]
+    with os.fdopen(data, "rb") as file:
         return file.read(LIMIT + 1)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from goexfs.names import to_wire
 from goexfsd.commit import intent
 from goexfsd.commit.base import Base
+from goexfsd.commit.places import join
 from goexfsd.commit.plan import Node, Plan, path_of
 from goexfsd.layer.origins import Identity
 
@@ -32,10 +33,14 @@ class Left(NamedTuple):
 
 def in_place(plan: Plan) -> list[Node]:
     """The nodes that are in the base after the commit."""
-    away: dict[int, bool] = dict.fromkeys(plan.stages, True)
+    stages = set(plan.stages)
+    away: dict[int, bool] = dict.fromkeys(stages, True)
 
     def is_away(number: int) -> bool:
         chain = []
+        known = away.get(number)
+        if known is not None:
+            return known
         while number not in away and plan.nodes[number].slots:
             chain.append(number)
             number = plan.nodes[number].slots[-1][0]
@@ -43,7 +48,12 @@ def in_place(plan: Plan) -> list[Node]:
         away.update(dict.fromkeys(chain, found))
         return found
 
-    return [node for node in plan.nodes if not is_away(node.id)]
+    # Only directories are asked about, and so remembered.
+    return [
+        node
+        for node in plan.nodes
+        if not (is_away(node.slots[-1][0]) if node.slots else False) and node.id not in stages
+    ]
 
 
 def applied(plan: Plan, base: Base) -> list[Line]:
@@ -108,6 +118,8 @@ class _Look:
         }
         self._filled = {self._inode(number) for number in plan.fills}
         self._lost = {(loss["root"], loss["path"]) for loss in plan.losses}
+        self._paths: dict[int, bytes] = {}
+        """Of directories."""
 
     def _inode(self, number: int) -> tuple[int, int]:
         node = self._plan.nodes[number]
@@ -115,14 +127,22 @@ class _Look:
 
     def left(self, node: Node) -> Identity | None:
         """The identity of a node that is as the commit left it; None if it is not."""
-        path = path_of(self._plan, node.id)
+        path = self._path(node)
         st = self._base.look(node.root, path)
         if st is None or st.st_ino != node.ino:
             return None
         now = Identity.of(st, self._base.root_devs[node.root])
-        if stat.S_ISDIR(now.mode) or (node.root, to_wire(path)) in self._lost:
+        if stat.S_ISDIR(now.mode) or (self._lost and (node.root, to_wire(path)) in self._lost):
             return now
         return now if self._as_meant(node, now) else None
+
+    def _path(self, node: Node) -> bytes:
+        if not node.slots:
+            return b""
+        above, name = node.slots[-1]
+        if above not in self._paths:
+            self._paths[above] = path_of(self._plan, above)
+        return join(self._paths[above], name)
 
     def _as_meant(self, node: Node, now: Identity) -> bool:
         if node.was is None:

@@ -212,9 +212,10 @@ def _why(change: Change, section: Section) -> str:
     return "it is a symlink" if change.type == "symlink" else "it took another's name"
 
 
-def _read(fd: int, path: bytes) -> bytes:
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_CONTENT + 1)
+def _read(data: int | bytes, path: bytes) -> bytes:
+    if isinstance(data, int):
+        with os.fdopen(data, "rb") as file:
+            data = file.read(MAX_CONTENT + 1)
     if len(data) > MAX_CONTENT:
         raise Limit(f"{display(path)} is too large to be committed in part")
     return data

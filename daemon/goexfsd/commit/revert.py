@@ -16,15 +16,14 @@ import stat
 import time
 from collections.abc import Sequence
 
-from goexfsd import kernel
 from goexfsd.commit.base import GONE, Base, type_of
-from goexfsd.commit.conflicts import Conflict, differs, differs_from
+from goexfsd.commit.conflicts import Conflict, as_seen, differs, differs_from
 from goexfsd.commit.draft import Blueprint, Draft, Staged, marks_of
 from goexfsd.commit.faithful import read_meta
 from goexfsd.commit.past import Image, Past, Tracer
 from goexfsd.commit.places import join
 from goexfsd.commit.plan import Attrs, Final, Node, Op, Plan, Slot, loss, path_of
-from goexfsd.commit.stage import listing
+from goexfsd.commit.stage import listing, named
 from goexfsd.layer.changes import Root
 from goexfsd.layer.origins import Identity
 
@@ -96,7 +95,8 @@ class _Checker:
             self._say(node, path, "changed", f"it was changed during the commit; undo {wants}")
             return
         expected = self._tracer.now(self._plan.roots, node.root, expected)
-        reason, detail = differs(expected, st, self._base.root_devs[node.root])
+        dev = self._base.root_devs[node.root]
+        reason, detail = ("", "") if as_seen(expected, st, dev) else differs(expected, st, dev)
         if not reason and self._mounted(node, path):
             reason, detail = "blocked", "something is mounted on it now"
         if reason:
@@ -106,7 +106,7 @@ class _Checker:
 
     def _mounted(self, node: Node, path: bytes) -> bool:
         moves = node.new or (node.slots and node.slots[0] != node.slots[-1])
-        return bool(moves and self._base.extra(node.root, path)[0] & kernel.ATTR_MOUNT_ROOT)
+        return bool(moves and self._base.is_mounted(node.root, path))
 
     def _way(self, node: Node, path: bytes, st: os.stat_result | None) -> None:
         if not node.slots:
@@ -121,7 +121,7 @@ class _Checker:
 
     def _strangers(self, node: Node, path: bytes) -> None:
         """What was put since into a directory that goes."""
-        for name, _ in listing(self._base.directory(node.root, path)):
+        for name, _ in named(self._base.directory(node.root, path)):
             if (node.id, name) not in self._sits:
                 detail = "it was made since, in a directory that undo would remove"
                 self._found.append(Conflict(node.root, join(path, name), "created", detail))

@@ -15,7 +15,7 @@ from goexfs.errors import Denied, Internal
 from goexfs.names import display
 from goexfsd import kernel
 from goexfsd.commit.base import GONE
-from goexfsd.commit.faithful import DATA, HANDLE, Meta, layer_xattrs_of
+from goexfsd.commit.faithful import DATA, HANDLE, Meta, layer_xattrs_of, small_data
 from goexfsd.commit.places import leaf, parent
 from goexfsd.layer.changes import Change, Root
 from goexfsd.layer.format import ACCESS_ACL, INDEX, UPPER, acl_with_mode
@@ -74,17 +74,24 @@ class Source:
             self._kept.move_to_end((root, path))
         return fd
 
-    def _entry(self, change: Change, flags: int) -> int:
+    def _found(self, change: Change, flags: int) -> int:
         """Open the upper inode of a change: under its own name, else under another it has."""
         path = change.source or self._elsewhere.get((change.root, change.upper_ino))
         if path is not None:
-            fd = self._open(change.root, path, flags)
-        else:
-            fd = kernel.open_beneath(self._index, self._indexed(change), flags)
-        if change.upper_ino and os.fstat(fd).st_ino != change.upper_ino:
+            return self._open(change.root, path, flags)
+        return kernel.open_beneath(self._index, self._indexed(change), flags)
+
+    def _entry(self, change: Change, flags: int) -> int:
+        fd = self._found(change, flags)
+        if change.upper_ino:
+            self._check(change, fd, os.fstat(fd))
+        return fd
+
+    def _check(self, change: Change, fd: int, st: os.stat_result) -> None:
+        """What is open is what the change list spoke of; else it is closed."""
+        if change.upper_ino and st.st_ino != change.upper_ino:
             os.close(fd)
             raise Internal(f"the layer has another inode at {display(change.path)}")
-        return fd
 
     def _indexed(self, change: Change) -> bytes:
         copy = self._seen[change.root].copies.get(change.upper_ino)
@@ -115,21 +122,27 @@ class Source:
             xattrs[ACCESS_ACL] = acl_with_mode(xattrs[ACCESS_ACL], change.st.st_mode)
         return Meta.of(change.st, xattrs, target)
 
-    def data(self, change: Change) -> int:
-        """A readable descriptor of a changed regular file."""
+    def data(self, change: Change) -> int | bytes:
+        """The bytes of a changed regular file if they are few, else a descriptor to read them."""
         try:
-            fd = self._entry(change, DATA)
+            fd = self._found(change, DATA)
         except PermissionError as error:
             raise Denied(
                 f"{display(change.path)} cannot be read: it has no read permission",
                 hint="give it back its read permission in the session, then commit",
             ) from error
+        st = os.fstat(fd)
+        self._check(change, fd, st)
         try:
             self._told = change, self._meta_of(change, fd, opened=True)
+            data = small_data(fd, st)
         except BaseException:
             os.close(fd)
             raise
-        return fd
+        if data is None:
+            return fd
+        os.close(fd)
+        return data
 
     def directory_times(self, root: int, path: bytes) -> tuple[int, int] | None:
         """(atime, mtime) in ns of a directory of the view, if the layer has a copy of it."""

@@ -152,9 +152,11 @@ class _Stager:
                     write_new(dst, src)
                 else:
                     copy_new(src, dst, os.fstat(src))
-                if meta is not None:
-                    self._note(item, dress_new(dst, meta))
-                return os.fstat(dst)
+                if meta is None:
+                    return os.fstat(dst)
+                lost, st = dress_new(dst, meta)
+                self._note(item, lost)
+                return st
             finally:
                 os.close(dst)
         finally:
@@ -262,7 +264,7 @@ def _unlink_files(top: int, path: bytes) -> list[bytes]:
         if st.st_uid == os.geteuid() and st.st_mode & 0o700 != 0o700:
             os.chmod(f"/proc/self/fd/{fd}", 0o700)
         found = []
-        for name, is_directory in _names(fd):
+        for name, is_directory in named(fd):
             if is_directory:
                 found.append(join(path, name))
                 continue
@@ -273,7 +275,7 @@ def _unlink_files(top: int, path: bytes) -> list[bytes]:
         os.close(fd)
 
 
-def _names(fd: int) -> list[tuple[bytes, bool]]:
+def named(fd: int) -> list[tuple[bytes, bool]]:
     """(name, whether it is a directory) of everything in a directory."""
     reader = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
     try:

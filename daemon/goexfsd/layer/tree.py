@@ -510,6 +510,8 @@ class Tree:
         """How many names the file has in the view."""
         if entry.is_dir:
             return 1
+        if not self.seen.several and not self._indexed_inos:
+            return entry.st.st_nlink  # no base file of several names was touched
         if entry.base is not None:
             inode = self.inode(entry.st)
             return self.seen.uncovered(inode) if inode in self.seen.several else entry.st.st_nlink
