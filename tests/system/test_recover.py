@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from daemons import Daemon, Done, Goexfs, User
+from goexfs.protocol import Summary
+from goexfsd.__main__ import CATALOG
+from goexfsd.catalog import CommitRow, open_catalog
 from manifests import differences, manifest
 
 MANY = "echo more >> README.md; rm many/*"
@@ -70,6 +73,32 @@ def test_it_is_told_and_finished_without_the_daemon(
     assert differences(after, manifest(tree)) == []
     goexfs("undo", cwd=tree, user=ordinary_user)
     assert len(list((tree / "many").iterdir())) == 60
+
+
+def test_a_commit_whose_place_never_reached_the_disk_is_forgotten(
+    daemon: Daemon, goexfs: Goexfs, tree: Path, ordinary_user: User
+) -> None:
+    """Power went after the catalog named it, before the store's disk had its directory."""
+    how: dict[str, Any] = {"cwd": tree, "user": ordinary_user}
+    sid = json.loads(goexfs("mount", "--json", tree, user=ordinary_user).out)["session"]
+    goexfs("run", "--", "sh", "-c", "echo more >> README.md", **how)
+    daemon.stop()
+    catalog = open_catalog(daemon.state / CATALOG)
+    row = catalog.session(sid)
+    assert row is not None
+    uid, roots = row.uid, (str(tree),)
+    with catalog.together():
+        catalog.set_session(row, state="committing")
+        catalog.add_commit(
+            CommitRow("c-lost", sid, uid, "", "staging", False, 1.0, None, Summary(), 1, roots)
+        )
+    catalog.close()
+    daemon.start()
+    goexfs("commit", **how)
+    assert (tree / "README.md").read_text().endswith("more\n")
+    assert json.loads(goexfs("log", "-s", sid, "--json", **how).out)["commits"][0]["commit"] != (
+        "c-lost"
+    )
 
 
 def test_recover_is_refused_while_a_daemon_runs(daemon: Daemon) -> None:

@@ -412,6 +412,19 @@ def test_a_mount_point_only_stays(make: Make) -> None:
     assert case.read("fine") == "fine\n"
 
 
+def test_a_file_that_is_mounted_on_itself(make: Make) -> None:
+    """It is the very inode that it was: only the mount table tells."""
+    case = make(project)
+    session_edit(case, "a", "line 2\n", "session\n")
+    file = str(case.base / "a")
+    kernel.mount(file, file, None, kernel.MS_BIND, None)
+    try:
+        assert places(case.refused("mine")) == {"a": "blocked"}
+    finally:
+        kernel.umount(file, kernel.MNT_DETACH)
+    assert case.read("a") == TEXT
+
+
 def test_a_directory_that_became_a_mount_point(make: Make) -> None:
     case = make(project)
     session_edit(case, "d/x", "line 2\n", "session\n")

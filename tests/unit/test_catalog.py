@@ -95,6 +95,25 @@ def test_a_failed_write_leaves_nothing_behind(catalog: Catalog) -> None:
     catalog.set_session(SESSION, state="open")
 
 
+def test_what_is_written_together_is_all_there_or_not(catalog: Catalog) -> None:
+    with catalog.together():
+        catalog.set_session(SESSION, state="committing")
+        catalog.add_commit(COMMIT)
+
+    def half() -> None:
+        with catalog.together():
+            catalog.set_session(SESSION, state="open")
+            catalog.drop_commit(COMMIT.id)
+            catalog.add_session(SESSION)  # it is there already
+
+    with pytest.raises(sqlite3.IntegrityError):
+        half()
+    assert catalog.commits() == [COMMIT]
+    found = catalog.session(SESSION.id)
+    assert found is not None
+    assert found.state == "committing"
+
+
 def test_damage_is_told(path: Path) -> None:
     path.write_bytes(b"not a database at all" * 100)
     with pytest.raises(StoreFailed, match="cannot be used"):
