@@ -288,8 +288,7 @@ def mounts() -> Iterator[tuple[str, bytes, bytes]]:
 
 def mounted_on() -> frozenset[int]:
     """The ids (``statx_extra``) of the mounts that other mounts lie on, somewhere in them."""
-    with open("/proc/self/mountinfo", "rb") as table:
-        return frozenset(int(line.split(b" ", 2)[1]) for line in table)
+    return frozenset(mount.above for mount in mount_table())
 
 
 def peer_groups(fd: int) -> tuple[int, ...]:
