@@ -67,6 +67,8 @@ class Daemon:
     process: subprocess.Popen[bytes] | None = field(default=None)
     wrapper: Sequence[str] = ()
     """A command that starts what follows it."""
+    patience: float = _START_SECONDS
+    """How long it may take to answer."""
 
     @property
     def state(self) -> Path:
@@ -102,7 +104,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + self.patience
         while not self._answers():
             if self.process.poll() is not None:
                 raise RuntimeError(f"goexfsd ended at once:\n{self.said()}")
