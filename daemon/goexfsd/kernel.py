@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_CASEFOLD_FL = 0x40000000
 _FICLONE = 0x40049409
 _SNAP_DESTROY_V2 = 0x5000943F  # btrfs.h: _IOW(0x94, 63, struct btrfs_ioctl_vol_args_v2)
 _SUBVOL_SPEC_BY_ID = 1 << 4
@@ -215,6 +218,16 @@ def syncfs(fd: int) -> None:
 def ficlone(dst_fd: int, src_fd: int) -> None:
     """Make ``dst_fd`` share all data of ``src_fd`` (reflink)."""
     fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+
+
+def folds_case(fd: int) -> bool:
+    """Whether a directory takes names that differ in case only for one (ext4, f2fs)."""
+    flags = bytearray(8)
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+    except OSError:
+        return False
+    return bool(int.from_bytes(flags, sys.byteorder) & _FS_CASEFOLD_FL)
 
 
 def lock_exclusive(fd: int, *, wait: bool) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from goexfs.errors import Denied, Limit, Unsupported
 from goexfs.names import display
 from goexfsd import kernel
+from goexfsd.commit import folding
 from goexfsd.commit.base import Base
 from goexfsd.commit.draft import Blueprint, on_disk
 from goexfsd.commit.faithful import HANDLE, proc
@@ -83,6 +84,18 @@ class _Checker:
         mine = os.fstat(fd).st_uid == self._me
         if not mine and not os.access(proc(fd), os.W_OK | os.X_OK):
             yield f"the directory {shown} is not writable"
+        elif folding.possible() and folding.folds(proc(fd)):
+            yield from self._folded(node_id, proc(fd))
+
+    def _folded(self, node_id: int, path: str) -> Iterator[str]:
+        """Names that are one name in a directory that folds case: one file would be lost."""
+        moved = [node for node in self._plan.nodes if len(node.slots) > 1]
+        left = {name for node in moved for where, name in node.slots[:1] if where == node_id}
+        come = {name for node in moved for where, name in node.slots[-1:] if where == node_id}
+        for one, other in folding.clashes(come, set(os.listdir(os.fsencode(path))) - left):
+            shown = self._shown(self._plan.nodes[node_id].root, self._paths[node_id])
+            pair = f"{display(one)} and {display(other)}"
+            yield f"{pair} are one name in {shown}, which does not tell upper from lower case"
 
     def entry(self, root: int, path: bytes, st: os.stat_result, role: str) -> Iterator[str]:
         yield from self._flags(root, path)

@@ -199,6 +199,10 @@ class Lane:
                 break
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self.inner)
+            except OSError as error:  # no memory for it
+                self.waiting -= 1
+                self._fail(wire.IN.unpack_from(request)[2], error)
+                break
         await trio.lowlevel.checkpoint()
 
     async def _bring_back(self) -> None:
