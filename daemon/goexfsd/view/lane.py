@@ -189,7 +189,8 @@ class Lane:
         if opcode == wire.FLUSH:
             self._answer(wire.OUT.pack(wire.OUT.size, -errno.ENOSYS, unique))
             return None
-        self.waiting += 1
+        if opcode not in (wire.FORGET, wire.BATCH_FORGET):  # they have no answer
+            self.waiting += 1
         return _PYFUSE3
 
     async def _forward(self, request: memoryview) -> None:
