@@ -74,7 +74,7 @@ def test_status_is_the_script_s(box: Box, script: str, status: int) -> None:
 def test_missing_command_is_127(box: Box) -> None:
     result = box.run("no-such-command")
     assert result.status == 127
-    assert "no-such-command: not found" in result.err
+    assert result.err == "goexfs: no-such-command: there is no such command in the sandbox\n"
     assert result.outcome.sandbox_error is None
 
 

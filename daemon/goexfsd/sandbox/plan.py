@@ -49,10 +49,16 @@ NAMESPACE = 8
 """The number of the descriptor of a network that the chain is to enter first, where there is one;
 then it is closed."""
 _BLOCK = 512  # ulimit's unit for file sizes in a POSIX shell
-# Inside: a command that is missing (127) or not executable (126) is the shell's to say.
+# Inside: a command that is missing (127) is said in a sentence, one that is not executable (126)
+# is the shell's to say.
 # And nothing of the command runs while bubblewrap, the first process, still has the machine's
 # /proc open: it closes that after it has forked, and /proc/1/fd would lead there.
-_INNER = 'for f in /proc/1/fd/*; do while [ -d "$f" ]; do :; done; done; exec "$@" 2>&9 9>&-'
+_INNER = (
+    'for f in /proc/1/fd/*; do while [ -d "$f" ]; do :; done; done; '
+    'command -v "$1" >/dev/null || '
+    '{ printf "goexfs: %s: there is no such command in the sandbox\\n" "$1" >&9; exit 127; }; '
+    'exec "$@" 2>&9 9>&-'
+)
 
 
 @dataclass(frozen=True, slots=True)
