@@ -40,6 +40,9 @@ _SO_SNDBUFFORCE = 32
 _MOMENT_MS = 1
 _BURST = 32
 _PYFUSE3 = object()
+_REFUSED = {wire.FLUSH: errno.ENOSYS, wire.IOCTL: errno.ENOTTY}
+"""What nobody here answers.  The kernel asks no more for the first; the second comes with each
+``isatty``."""
 _MORE = (errno.EINTR, errno.EAGAIN, errno.ENOENT)
 """ENOENT: the request was taken back just now, for its process was killed."""
 
@@ -186,8 +189,9 @@ class Lane:
             return None  # nothing here is ever waited for without an end
         if opcode == wire.INIT:
             self._init = unique
-        if opcode == wire.FLUSH:
-            self._answer(wire.OUT.pack(wire.OUT.size, -errno.ENOSYS, unique))
+        refused = _REFUSED.get(opcode)
+        if refused is not None:
+            self._answer(wire.OUT.pack(wire.OUT.size, -refused, unique))
             return None
         if opcode not in (wire.FORGET, wire.BATCH_FORGET):  # they have no answer
             self.waiting += 1

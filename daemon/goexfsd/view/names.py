@@ -154,6 +154,7 @@ class Names(State):
         st = os.fstat(fd)
         node = self.tree.node(parent, name, st, True)
         node.fd, node.readable, node.writable, node.opens = fd, True, True, 1
+        node.plain = True  # nobody can have given it capabilities yet
         entry = self.attributes.entry(node, st, True)
         node.lookups += 1
         return self.handle(node, ctx), entry
