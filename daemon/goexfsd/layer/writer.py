@@ -73,12 +73,16 @@ class Layer:
         self._serial = 0
         self._mark = os.urandom(6).hex().encode()
         self.dev = os.fstat(fd).st_dev
+        self._passed = False
         sweep(self.work_fd)
-        self._pass_over_the_dead()
 
-    def _pass_over_the_dead(self) -> None:
-        """btrfs goes on behind the highest inode number that there is when a subvolume is loaded:
-        those of deleted entries come again, and records still speak of them.  Use them up."""
+    def pass_over_the_dead(self) -> None:
+        """Before the first new entry: btrfs goes on behind the highest inode number that there is
+        when a subvolume is loaded, so those of deleted entries come again, and records still speak
+        of them.  Use them up.  (Not sooner: it changes the layer, which may be all as it was.)"""
+        if self._passed:
+            return
+        self._passed = True
         name, highest = self.unique(), self.ledger.highest
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with contextlib.suppress(OSError):  # a full store: nothing can be made in it anyway
@@ -140,6 +144,7 @@ class Layer:
 
     def unique(self) -> bytes:
         """A fresh name in the work directory."""
+        self.pass_over_the_dead()
         self._serial += 1
         return b"%s.%x" % (self._mark, self._serial)
 

@@ -46,6 +46,7 @@ class Changer(Copier):
         if quota is not None:
             quota.want_inode()
         self.make_upper(parent)
+        self.layer.pass_over_the_dead()
         at = self.tree.upper_fd(parent)
         if upper_name(at, name) is None:
             made = self.act((parent,), how, at, name)

@@ -168,6 +168,7 @@ class Names(State):
         quota = self.tree.layer.quota
         if quota is not None:
             quota.want_inode()
+        self.tree.layer.pass_over_the_dead()
         path = fd_path(self.tree.upper_fd(parent))
         fd = self.changer.act((parent,), os.open, path, _NAMELESS, mode | self._lent(stat.S_IFREG))
         if owner is not None:
