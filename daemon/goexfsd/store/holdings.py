@@ -55,8 +55,8 @@ class Store:
     """Whether an image that is nearly full is enlarged."""
     _held: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Session → (changed_at, bytes) of the last ``layer_bytes``."""
-    _begun: dict[str, int] = field(default_factory=dict)
-    """Session → the transaction that makes it durable."""
+    _begun: set[str] = field(default_factory=set)
+    """Sessions that ``secure`` has to make durable."""
 
     def prepare(self) -> None:
         """Make the rooms of the store and sweep what an earlier life left behind."""
@@ -84,7 +84,7 @@ class Store:
             subvolumes.create(aside)
             _furnish(aside, owner_uid, owner_gid, root_names)
             aside.rename(session / _LAYER)
-            self._begun[sid] = subvolumes.begin_commit(self.path)
+            self._begun.add(sid)
 
         with self._telling("opening a session"):
             if session.exists():
@@ -111,7 +111,7 @@ class Store:
             if generation is not None:
                 lowers.share(self._session(source), session, generation)
             aside.rename(session / _LAYER)
-            self._begun[sid] = subvolumes.begin_commit(self.path)
+            self._begun.add(sid)
 
         with self._telling("forking a session"):
             if session.exists():
@@ -122,10 +122,10 @@ class Store:
 
     def secure(self, sid: str) -> None:
         """What ``create_layer`` or ``fork`` made is durable when this returns."""
-        transaction = self._begun.pop(sid, None)
-        if transaction is not None:
+        if sid in self._begun:
+            self._begun.discard(sid)
             with self._telling("opening a session"):
-                subvolumes.await_commit(self.path, transaction)
+                subvolumes.sync(self.path)
 
     def layer(self, sid: str) -> Path:
         """The live layer of a session."""
@@ -184,14 +184,14 @@ class Store:
                 kernel.renameat2(directory, here, directory, new, kernel.RENAME_EXCHANGE)
             finally:
                 os.close(directory)
-            subvolumes.commit(self.path)
+            subvolumes.sync(self.path)
         self._held.pop(sid, None)
         self._discard(path, "dropping the former layer")
 
     def delete_session(self, sid: str) -> None:
         """Throw away everything a session has; none there is fine.  Constant in its content."""
         self._held.pop(sid, None)
-        self._begun.pop(sid, None)
+        self._begun.discard(sid)
         self._discard(self._session(sid), "discarding a session")
         with self._telling("discarding a session"):
             now = usage.read(self.path, None)

@@ -60,22 +60,6 @@ def made_at(path: Path) -> int:
     return int(btrfsutil.subvolume_info(str(path)).otransid)
 
 
-def begin_commit(path: Path) -> int:
-    """Start to commit the running transaction: names, attributes and subvolumes, not data that is
-    not yet written back.  What ``await_commit`` waits for."""
-    return int(btrfsutil.start_sync(str(path)))
-
-
-def await_commit(path: Path, transaction: int) -> None:
-    """Wait until a transaction is on disk."""
-    btrfsutil.wait_sync(str(path), transaction)
-
-
-def commit(path: Path) -> None:
-    """Commit the running transaction, whoever else's data may be dirty."""
-    await_commit(path, begin_commit(path))
-
-
 def sync(path: Path) -> None:
     """Write all data of the file system back and commit the running transaction; also sets the
     cleaner of deleted subvolumes to work."""

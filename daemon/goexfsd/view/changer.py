@@ -165,11 +165,15 @@ class Changer(Copier):
         def take() -> bytes:
             return self.layer.take_away(at, name, leave_whiteout=covered)
 
-        taken = self.act(nodes, take)
-        if node.kind == DIRECTORY:
-            self.layer.discard_later(taken)
-        else:
+        self._scrape(self.act(nodes, take), node)
+
+    def _scrape(self, taken: bytes, node: Node | None) -> None:
+        """Remove what was taken away; a directory that somebody has open at once, for emptying
+        it would change the times that they may give it."""
+        if node is not None and (node.kind != DIRECTORY or node.opens):
             self.layer.discard(taken)
+        else:
+            self.layer.discard_later(taken)
 
     def must_be_empty(self, node: Node) -> None:
         if self.tree.names(node):
@@ -380,7 +384,7 @@ class Changer(Copier):
         if there is not None and stat.S_ISDIR(there.st_mode):
             nodes = both if other is None else (*both, other)
             gone = self.act(nodes, lambda: layer.take_away(target, new, leave_whiteout=True))
-            layer.discard_later(gone)
+            self._scrape(gone, other)
             there = upper_name(target, new)
         if there is not None and node.kind == DIRECTORY:
             self.act(both, kernel.renameat2, source, name, target, new, kernel.RENAME_EXCHANGE)
