@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ hypothesis.settings.load_profile("untimed")
 def pytest_configure(config: pytest.Config) -> None:
     """A directory of this run's own for whatever uses ``tempfile``: 0755, for other uids too."""
     leaks.become_reaper()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as nohup and "&" leave it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     temporary = Path(tempfile.mkdtemp(prefix="goexfs-test-"))
     temporary.chmod(0o755)
     (temporary / "pytest").mkdir()  # where tmp_path makes its own
