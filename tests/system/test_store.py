@@ -40,7 +40,9 @@ def layer_file(store: Store, sid: str, text: str) -> Path:
 
 
 def make_session(store: Store, sid: str = "s1") -> Path:
-    return store.create_layer(sid, *OWNER, ["project", "other"])
+    layer = store.create_layer(sid, *OWNER, ["project", "other"])
+    store.secure(sid)
+    return layer
 
 
 # -- the image --------------------------------------------------------------------------------
