@@ -24,6 +24,7 @@ STRUCTS = {
     "fuse_out_header": wire.OUT,
     "fuse_entry_out": wire.ENTRY_OUT,
     "fuse_attr_out": wire.ATTR_OUT,
+    "fuse_attr": wire.ATTR,
     "fuse_dirent": wire.DIRENT,
     "fuse_setattr_in": wire.SETATTR_IN,
     "fuse_create_in": wire.CREATE_IN,

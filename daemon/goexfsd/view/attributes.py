@@ -27,8 +27,9 @@ _U32 = 0xFFFFFFFF
 """libc's device numbers have the kernel's 32 bits below."""
 _U64 = 0xFFFFFFFFFFFFFFFF
 """Times before 1970 are negative numbers in 64 bits."""
-_entry = wire.ENTRY_OUT.pack
-_attr = wire.ATTR_OUT.pack
+_entry_head = wire.ENTRY_HEAD.pack
+_attr_head = wire.ATTR_HEAD.pack
+_pack = wire.ATTR.pack
 
 
 class Attributes:
@@ -55,49 +56,23 @@ class Attributes:
     def entry(self, node: Node, st: os.stat_result, ours: bool) -> bytes:
         """A node as ``fuse_entry_out``; ``ours``: the name it was found under is in the upper."""
         base = self.base[node.root]
-        if not node.upper:
-            node.told = (st.st_size, st.st_mtime_ns, st.st_ctime_ns)
-        mode, links, uid, gid = self.shown(node, st)
-        atime, atime_ns = divmod(st.st_atime_ns, _NS)
-        mtime, mtime_ns = divmod(st.st_mtime_ns, _NS)
-        ctime, ctime_ns = divmod(st.st_ctime_ns, _NS)
-        return _entry(
-            node.id,
-            0,
-            OURS if ours else base,
-            OURS if node.upper else base,
-            0,
-            0,
-            node.id,
-            st.st_size,
-            st.st_blocks,
-            atime & _U64,
-            mtime & _U64,
-            ctime & _U64,
-            atime_ns,
-            mtime_ns,
-            ctime_ns,
-            mode,
-            links,
-            uid,
-            gid,
-            st.st_rdev & _U32,
-            _BLOCK,
-            0,
-        )
+        valid = OURS if ours else base, OURS if node.upper else base
+        return _entry_head(node.id, 0, *valid, 0, 0) + self._attr(node, st)
 
     def attr(self, node: Node, st: os.stat_result) -> bytes:
         """A node's attributes as ``fuse_attr_out``."""
+        valid = OURS if node.upper else self.base[node.root]
+        return _attr_head(valid, 0, 0) + self._attr(node, st)
+
+    def _attr(self, node: Node, st: os.stat_result) -> bytes:
+        """A node as ``fuse_attr``."""
         if not node.upper:
             node.told = (st.st_size, st.st_mtime_ns, st.st_ctime_ns)
         mode, links, uid, gid = self.shown(node, st)
         atime, atime_ns = divmod(st.st_atime_ns, _NS)
         mtime, mtime_ns = divmod(st.st_mtime_ns, _NS)
         ctime, ctime_ns = divmod(st.st_ctime_ns, _NS)
-        return _attr(
-            OURS if node.upper else self.base[node.root],
-            0,
-            0,
+        return _pack(
             node.id,
             st.st_size,
             st.st_blocks,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pyfuse3 import FileInfo
 
 from goexfsd import kernel
-from goexfsd.layer.quota import BLOCK, Quota
+from goexfsd.layer.quota import BLOCK
 from goexfsd.layer.writer import fd_path
 from goexfsd.view.handling import Context, State, handler, in_thread
 from goexfsd.view.node import Node
@@ -88,13 +88,12 @@ class Data(State):
 
     def put(self, inode: int, off: int, buf: bytes | memoryview, *, kills: bool) -> int:
         """Write into a file; ``kills``: the writer may not leave set-id bits on it."""
-        node = self.known(inode)
-        if not node.writable:
-            self._need(node, reading=False, writing=True)
+        node = self._written_to(inode)
         layer = self.tree.layer
-        layer.changes += 1
         if layer.quota is not None:
-            done = self._counted_write(node, off, buf, layer.quota)
+            layer.quota.want_write(node.fd, len(buf), off)
+            with self._counted(node.fd):
+                done = os.pwrite(node.fd, buf, off)
         else:
             done = os.pwrite(node.fd, buf, off)
             while done < len(buf):
@@ -109,7 +108,7 @@ class Data(State):
         quota = self.tree.layer.quota
         if quota is not None and not mode & kernel.FALLOC_PUNCH_HOLE:
             quota.want_write(node.fd, length, off)
-        with self._counted(node):
+        with self._counted(node.fd):
             kernel.fallocate(node.fd, mode, off, length)
         if kills:
             self.drop_set_ids(node)
@@ -128,7 +127,7 @@ class Data(State):
         length = min(length, _RANGE)
         if self.tree.layer.quota is not None:
             self.tree.layer.quota.want(length)
-        with self._counted(node):
+        with self._counted(node.fd):
             done = os.copy_file_range(source.fd, node.fd, length, off, at)
         if kills:
             self.drop_set_ids(node)
@@ -143,24 +142,15 @@ class Data(State):
         return node
 
     @contextlib.contextmanager
-    def _counted(self, node: Node) -> Iterator[None]:
+    def _counted(self, fd: int) -> Iterator[None]:
         """What a file grows by meanwhile counts."""
         quota = self.tree.layer.quota
         if quota is None:
             yield
             return
-        before = os.fstat(node.fd).st_blocks
+        before = os.fstat(fd).st_blocks
         yield
-        quota.spend((os.fstat(node.fd).st_blocks - before) * BLOCK)
-
-    @staticmethod
-    def _counted_write(node: Node, off: int, buf: bytes | memoryview, quota: Quota) -> int:
-        """A write where the layer's growth is limited."""
-        quota.want_write(node.fd, len(buf), off)
-        before = os.fstat(node.fd).st_blocks
-        done = os.pwrite(node.fd, buf, off)
-        quota.spend((os.fstat(node.fd).st_blocks - before) * BLOCK)
-        return done
+        quota.spend((os.fstat(fd).st_blocks - before) * BLOCK)
 
     @handler
     def release(self, fh: int) -> None:
@@ -209,11 +199,8 @@ class Data(State):
             self.drop_set_ids(node)
 
     def _set_size(self, fd: int, size: int) -> None:
-        quota = self.tree.layer.quota
-        before = 0 if quota is None else os.fstat(fd).st_blocks
-        os.ftruncate(fd, size)
-        if quota is not None:
-            quota.spend((os.fstat(fd).st_blocks - before) * BLOCK)
+        with self._counted(fd):
+            os.ftruncate(fd, size)
 
     def drop_set_ids(self, node: Node) -> None:
         """What the disk does when another than root changes a file."""

@@ -26,11 +26,18 @@ OUT = struct.Struct("=IiQ")
 BODY = IN.size
 
 _ATTR = "QQQQQQIIIIIIIIII"
-ENTRY_OUT = struct.Struct("=QQQQII" + _ATTR)
+_ENTRY_HEAD = "=QQQQII"
+_ATTR_HEAD = "=QII"
+ATTR = struct.Struct("=" + _ATTR)
+ENTRY_HEAD = struct.Struct(_ENTRY_HEAD)
+"""``entry_out`` without its attributes"""
+ATTR_HEAD = struct.Struct(_ATTR_HEAD)
+"""``attr_out`` without its attributes"""
+ENTRY_OUT = struct.Struct(_ENTRY_HEAD + _ATTR)
 """nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec, then ino, size,
 blocks, atime, mtime, ctime, the nanoseconds of the three, mode, nlink, uid, gid, rdev, blksize,
 flags"""
-ATTR_OUT = struct.Struct("=QII" + _ATTR)
+ATTR_OUT = struct.Struct(_ATTR_HEAD + _ATTR)
 """attr_valid, attr_valid_nsec, padding, then as above"""
 DIRENT = struct.Struct("=QQII")
 """ino, offset of what follows, length of the name, type"""
@@ -86,13 +93,11 @@ _INVAL_INODE, _INVAL_ENTRY, _INC_EPOCH = 2, 3, 8
 _INVAL_INODE_OUT = struct.Struct("=Qqq")
 _INVAL_ENTRY_OUT = struct.Struct("=QII")
 
-NO_ENTRY_TAIL = bytes(ENTRY_OUT.size - 40)
-
 
 def absent(seconds: int) -> bytes:
     """The ``entry_out`` of a name that leads to nothing, which the kernel may rely on for so
     long."""
-    return struct.pack("=QQQQII", 0, 0, seconds, 0, 0, 0) + NO_ENTRY_TAIL
+    return ENTRY_HEAD.pack(0, 0, seconds, 0, 0, 0) + bytes(ATTR.size)
 
 
 def names(body: bytes) -> list[bytes]:
