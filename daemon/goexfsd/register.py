@@ -117,7 +117,7 @@ class Register:
     ) -> Session:
         """Open the session of a new row; nothing of it is left where that fails.
 
-        Its view comes up while the disk takes the layer.
+        It is durable when its view serves and this returns.
         """
         if self.opening.held([root.path for root in row.roots]):
             raise InvalidState("the root is being switched at this moment", hint="try again")
