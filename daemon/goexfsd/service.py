@@ -421,25 +421,32 @@ class Service:
                 listen=listen,
             )
         result: p.CommitResult | None = None
-        async with _stoppable(call):
-            result = await decide.commit(
-                session,
-                self.register.locks,
-                message=request.message,
-                select=select,
-                reviewed=request.checkpoint,
-                rules=rules,
-                listen=listen,
-                way=switch,
-            )
+        try:
+            async with _stoppable(call):
+                result = await decide.commit(
+                    session,
+                    self.register.locks,
+                    message=request.message,
+                    select=select,
+                    reviewed=request.checkpoint,
+                    rules=rules,
+                    listen=listen,
+                    way=switch,
+                )
+        finally:
+            # Also where the client went away after the intent: what is committed is over.
+            if result is not None:
+                with trio.CancelScope(shield=True):
+                    await self._committed(session, result)
         if result is None:
             raise CommitFailed("the commit was stopped before its intent; nothing was changed")
-        with trio.CancelScope(shield=True):
-            if result.closed:
-                await self.register.end(session)
-            if result.commit is not None:
-                await retention.prune(self.house, self.register.locks)
         return result
+
+    async def _committed(self, session: Session, result: p.CommitResult) -> None:
+        if result.closed:
+            await self.register.end(session)
+        if result.commit is not None:
+            await retention.prune(self.house, self.register.locks)
 
     def _switch(self, call: Call, request: p.Commit, select: Selection) -> Switch | None:
         if not request.switch:

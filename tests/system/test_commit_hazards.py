@@ -89,6 +89,31 @@ def test_a_client_that_is_killed_in_its_commit(
         assert differences(before, manifest(tree)) == []
 
 
+def test_a_client_that_is_killed_after_the_intent(
+    daemon: Daemon, goexfs: Goexfs, tree: Path, ordinary_user: User
+) -> None:
+    """The commit goes on to its end, and so does the session: nothing is left of it to discard."""
+    how: dict[str, Any] = {"cwd": tree, "user": ordinary_user}
+    before = manifest(tree)
+    goexfs("mount", tree, "--name", "gone", user=ordinary_user)
+    code = "for n in $(seq 2000); do echo $n > new-$n; done"
+    goexfs("run", "--", "sh", "-c", code, **how)
+    client = started(daemon, ordinary_user, "commit", "-s", "gone")
+    while not any(name.startswith("new-") for name in os.listdir(tree)):
+        assert client.poll() is None
+        time.sleep(0.001)
+    client.kill()
+    assert client.wait() == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while json.loads(goexfs("ls", "--json", user=ordinary_user).out)["sessions"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert litter(str(tree)) == []
+    assert all((tree / f"new-{number}").exists() for number in range(1, 2001))
+    goexfs("undo", **how)
+    assert differences(before, manifest(tree)) == []
+
+
 def test_names_that_change_places(goexfs: Goexfs, tree: Path, ordinary_user: User) -> None:
     """Case alone, a cycle, two directories, a directory into what was its child."""
     how: dict[str, Any] = {"cwd": tree, "user": ordinary_user}
