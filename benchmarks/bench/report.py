@@ -65,9 +65,12 @@ BARS: dict[str, Bar] = {
         _FUSE,
     ),
     **dict.fromkeys(("read warm", "read random warm", "write", "write random warm"), _NATIVE),
-    **dict.fromkeys(("open, 1 file", "open, 5,000 files", "open, 100,000 files"), Bar(limit=30)),
+    **dict.fromkeys(
+        (f"open, {n}" for n in ("1 file", "5,000 files", "100,000 files", "1,000,000 files")),
+        Bar(limit=30),
+    ),
     "run true, CLI": Bar(limit=80),
-    "the CLI's own start (run --help)": Bar(limit=40),
+    "the CLI's own start, run": Bar(limit=40),
     **dict.fromkeys(
         (
             "commit of 10 new files",

@@ -82,11 +82,12 @@ class Stage:
 
     def goexfs(self) -> list[str]:
         """The command line, for this daemon, as the user can start it."""
-        command = self.daemon._command(self.user)
-        return ["env", f"GOEXFS_SOCKET={self.daemon.socket}", *command]
+        return self.daemon._command(self.user)
 
-    def popen(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
-        """Run a program as the user; its output."""
+    def popen(
+        self, argv: list[str], *, socket: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program as the user; its output.  ``socket``: of another daemon than this."""
         done = subprocess.run(
             argv,
             capture_output=True,
@@ -95,7 +96,12 @@ class Stage:
             user=self.user.uid,
             group=self.user.gid,
             extra_groups=[],
-            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"},
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": "/nonexistent",
+                "LC_ALL": "C.UTF-8",
+                "GOEXFS_SOCKET": socket or str(self.daemon.socket),
+            },
             check=False,
         )
         if done.returncode:

@@ -2,7 +2,7 @@
 
 Each function takes the view, the request's node, its body and its caller, and returns the body
 of the answer.  What it raises is the lane's business.  ``NO_ANSWER`` is for what the kernel
-expects none to.
+expects none to, ``Later`` for what must not keep everybody waiting.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from types import MethodType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
 
 from goexfsd.view import wire
+from goexfsd.view.data import nothing
 from goexfsd.view.directory import Directories
 
 NO_ANSWER: Final = object()
@@ -31,6 +33,13 @@ class Caller:
 
     def __init__(self) -> None:
         self.uid = self.gid = self.pid = self.umask = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Slow work for a thread; the answer is empty, and follows it."""
+
+    work: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -51,24 +60,36 @@ class Fields:
     st_mtime_ns: int
 
 
+_OWN = (
+    *("lookup", "create", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename"),
+    *("setattr", "readlink", "getxattr", "listxattr", "removexattr"),
+    *("open", "fsync", "release", "opendir", "releasedir", "fsyncdir"),
+)
+
+
+class Own(SimpleNamespace):
+    """The methods within a view's pyfuse3 handlers, by the handlers' names."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
 class Direct(Directories):
     """The handlers, with a buffer for data that passes through."""
 
     def __init__(self) -> None:
         super().__init__()
         self.data = memoryview(mmap.mmap(-1, 1 << 20))
-
-
-def _plain(handler: Any) -> Callable[..., Any]:
-    """The method within a pyfuse3 handler."""
-    return cast(Callable[..., Any], handler.__wrapped__)
+        within = {name: getattr(type(self), name).__wrapped__ for name in _OWN}
+        self.own = Own(**{name: MethodType(method, self) for name, method in within.items()})
 
 
 # -- names -----------------------------------------------------------------------------------------
 
 
-def _lookup(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
-    return cast(bytes, type(view).lookup.__wrapped__(view, inode, bytes(body[:-1]), caller))
+def _lookup(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
+    return view.own.lookup(inode, bytes(body[:-1]), caller)
 
 
 def _forget(view: Direct, inode: int, body: memoryview, caller: Caller) -> object:
@@ -84,11 +105,11 @@ def _batch_forget(view: Direct, inode: int, body: memoryview, caller: Caller) ->
     return NO_ANSWER
 
 
-def _create(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
+def _create(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
     flags, mode, caller.umask, _ = wire.CREATE_IN.unpack_from(body)
     name = bytes(body[wire.CREATE_IN.size : -1])
-    fh, entry = _plain(type(view).create)(view, inode, name, mode, flags, caller)
-    return cast(bytes, entry + wire.OPEN_OUT.pack(fh, wire.FOPEN_KEEP_CACHE, 0))
+    fh, entry = view.own.create(inode, name, mode, flags, caller)
+    return entry + wire.OPEN_OUT.pack(fh, wire.FOPEN_KEEP_CACHE, 0)
 
 
 def _tmpfile(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
@@ -100,47 +121,47 @@ def _tmpfile(view: Direct, inode: int, body: memoryview, caller: Caller) -> byte
 def _mknod(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
     mode, rdev, caller.umask, _ = wire.MKNOD_IN.unpack_from(body)
     name = bytes(body[wire.MKNOD_IN.size : -1])
-    return _plain(type(view).mknod)(view, inode, name, mode, rdev, caller)
+    return view.own.mknod(inode, name, mode, rdev, caller)
 
 
 def _mkdir(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
     mode, caller.umask = wire.MKDIR_IN.unpack_from(body)
     name = bytes(body[wire.MKDIR_IN.size : -1])
-    return _plain(type(view).mkdir)(view, inode, name, mode, caller)
+    return view.own.mkdir(inode, name, mode, caller)
 
 
 def _symlink(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
     name, target = wire.names(bytes(body))
-    return _plain(type(view).symlink)(view, inode, name, target, caller)
+    return view.own.symlink(inode, name, target, caller)
 
 
 def _link(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
     (old,) = wire.LINK_IN.unpack_from(body)
     name = bytes(body[wire.LINK_IN.size : -1])
-    return _plain(type(view).link)(view, old, inode, name, caller)
+    return view.own.link(old, inode, name, caller)
 
 
 def _unlink(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
-    _plain(type(view).unlink)(view, inode, bytes(body[:-1]), caller)
+    view.own.unlink(inode, bytes(body[:-1]), caller)
     return _EMPTY
 
 
 def _rmdir(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
-    _plain(type(view).rmdir)(view, inode, bytes(body[:-1]), caller)
+    view.own.rmdir(inode, bytes(body[:-1]), caller)
     return _EMPTY
 
 
 def _rename(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     (to,) = wire.RENAME_IN.unpack_from(body)
     old, new = wire.names(bytes(body[wire.RENAME_IN.size :]))
-    _plain(type(view).rename)(view, inode, old, to, new, 0, caller)
+    view.own.rename(inode, old, to, new, 0, caller)
     return _EMPTY
 
 
 def _rename2(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     to, flags, _ = wire.RENAME2_IN.unpack_from(body)
     old, new = wire.names(bytes(body[wire.RENAME2_IN.size :]))
-    _plain(type(view).rename)(view, inode, old, to, new, flags, caller)
+    view.own.rename(inode, old, to, new, flags, caller)
     return _EMPTY
 
 
@@ -173,7 +194,7 @@ def _setattr(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
         now if valid & wire.FATTR_ATIME_NOW else _signed(atime) * _NS + atime_ns,
         now if valid & wire.FATTR_MTIME_NOW else _signed(mtime) * _NS + mtime_ns,
     )
-    return _plain(type(view).setattr)(view, inode, fields, fields, None, caller)
+    return view.own.setattr(inode, fields, fields, None, caller)
 
 
 def _signed(value: int) -> int:
@@ -181,18 +202,18 @@ def _signed(value: int) -> int:
 
 
 def _readlink(view: Direct, inode: int, body: memoryview, caller: Caller) -> Any:
-    return _plain(type(view).readlink)(view, inode, caller)
+    return view.own.readlink(inode, caller)
 
 
 def _getxattr(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     size, _ = wire.GETXATTR_IN.unpack_from(body)
     name = bytes(body[wire.GETXATTR_IN.size : -1])
-    return _sized(_plain(type(view).getxattr)(view, inode, name, caller), size)
+    return _sized(view.own.getxattr(inode, name, caller), size)
 
 
 def _listxattr(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     size, _ = wire.GETXATTR_IN.unpack_from(body)
-    found = _plain(type(view).listxattr)(view, inode, caller)
+    found = view.own.listxattr(inode, caller)
     return _sized(b"".join(name + b"\0" for name in found), size)
 
 
@@ -205,7 +226,7 @@ def _sized(value: bytes, size: int) -> bytes:
 
 
 def _removexattr(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
-    _plain(type(view).removexattr)(view, inode, bytes(body[:-1]), caller)
+    view.own.removexattr(inode, bytes(body[:-1]), caller)
     return _EMPTY
 
 
@@ -214,7 +235,7 @@ def _removexattr(view: Direct, inode: int, body: memoryview, caller: Caller) -> 
 
 def _open(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     flags, _ = wire.OPEN_IN.unpack_from(body)
-    fh, same = _plain(type(view).open)(view, inode, flags, caller)
+    fh, same = view.own.open(inode, flags, caller)
     return wire.OPEN_OUT.pack(fh, wire.FOPEN_KEEP_CACHE if same else 0, 0)
 
 
@@ -249,8 +270,22 @@ def _copy_file_range(view: Direct, inode: int, body: memoryview, caller: Caller)
     return wire.WRITE_OUT.pack(done, 0)
 
 
+def _fsync(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes | Later:
+    return _synced(view.own.fsync, body)
+
+
+def _fsyncdir(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes | Later:
+    return _synced(view.own.fsyncdir, body)
+
+
+def _synced(method: Callable[[int, bool], Callable[[], None]], body: memoryview) -> bytes | Later:
+    fh, flags, _ = wire.FSYNC_IN.unpack_from(body)
+    work = method(fh, bool(flags & wire.FSYNC_FDATASYNC))
+    return _EMPTY if work is nothing else Later(work)
+
+
 def _release(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
-    _plain(type(view).release)(view, wire.FH_IN.unpack_from(body)[0])
+    view.own.release(wire.FH_IN.unpack_from(body)[0])
     return _EMPTY
 
 
@@ -258,7 +293,7 @@ def _release(view: Direct, inode: int, body: memoryview, caller: Caller) -> byte
 
 
 def _opendir(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
-    number = _plain(type(view).opendir)(view, inode, caller)
+    number = view.own.opendir(inode, caller)
     listing = view.listings[number]
     flags = wire.FOPEN_CACHE_DIR
     if view.as_listed(listing.node):
@@ -267,7 +302,7 @@ def _opendir(view: Direct, inode: int, body: memoryview, caller: Caller) -> byte
 
 
 def _releasedir(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
-    _plain(type(view).releasedir)(view, wire.FH_IN.unpack_from(body)[0])
+    view.own.releasedir(wire.FH_IN.unpack_from(body)[0])
     return _EMPTY
 
 
@@ -302,8 +337,10 @@ DIRECT: dict[int, Callable[[Direct, int, memoryview, Caller], Any]] = {
     wire.FALLOCATE: _fallocate,
     wire.LSEEK: _lseek,
     wire.COPY_FILE_RANGE: _copy_file_range,
+    wire.FSYNC: _fsync,
     wire.RELEASE: _release,
     wire.OPENDIR: _opendir,
     wire.RELEASEDIR: _releasedir,
+    wire.FSYNCDIR: _fsyncdir,
     wire.READDIRPLUS: _readdirplus,
 }

@@ -22,6 +22,7 @@ from pyfuse3 import ReaddirToken
 from goexfsd.layer.copyup import open_base
 from goexfsd.layer.writer import fd_path
 from goexfsd.view import wire
+from goexfsd.view.data import nothing
 from goexfsd.view.handling import Context, as_entry, handler, in_thread
 from goexfsd.view.metadata import Metadata
 from goexfsd.view.node import Held, Node, base_number
@@ -260,7 +261,7 @@ class Directories(Metadata):
     def fsyncdir(self, fh: int, datasync: bool) -> Callable[[], None]:
         node = self.listings[fh].node
         if not node.upper or node.gone:
-            return lambda: None
+            return nothing
         fd = os.open(b".", _LIST, dir_fd=self.tree.upper_fd(node))
         return self._syncing(fd, datasync)
 

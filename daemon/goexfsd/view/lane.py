@@ -2,7 +2,7 @@
 
 pyfuse3 (and libfuse beneath it) is given one end of a socket pair for its /dev/fuse.  What the
 lane does not answer itself is written to the other end as the kernel sent it, and what comes
-back goes to the kernel as it is: the handshake, ``fsync``, which needs a thread, and what is rare.
+back goes to the kernel as it is: the handshake, and what is rare.
 So everything that pyfuse3 can serve is served, and what a script asks for thousands of times
 costs one read, one method, one write.
 
@@ -29,7 +29,7 @@ import trio
 
 from goexfsd.view import wire
 from goexfsd.view.copier import BigCopy
-from goexfsd.view.direct import DIRECT, NO_ANSWER, Caller, Direct
+from goexfsd.view.direct import DIRECT, NO_ANSWER, Caller, Direct, Later
 
 log = logging.getLogger("goexfsd.view")
 
@@ -68,7 +68,7 @@ class Lane:
         self.fd = fuse_fd
         self.inner = inner
         self.waiting = 0
-        """Requests that pyfuse3 has not answered yet."""
+        """Requests that have not been answered yet: by pyfuse3, or for want of a copy or a thread."""
         self._init: int | None = None
         """The handshake's number, until it is answered."""
         self._buffer = mmap.mmap(-1, _LARGEST)  # takes no memory until it is used
@@ -90,37 +90,44 @@ class Lane:
 
     async def _read(self, nursery: trio.Nursery) -> None:
         burst = 0
+        into = [self._buffer]
         while True:
+            if burst >= _BURST or self.waiting:
+                burst = 0
+                await trio.lowlevel.checkpoint()
+            if not self._poll.poll(0 if self.waiting else _MOMENT_MS):
+                burst = 0
+                await trio.lowlevel.wait_readable(self.fd)
             try:
-                length = os.readv(self.fd, [self._buffer])
+                length = os.readv(self.fd, into)
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     return
                 if error.errno not in _MORE:
                     raise
-                if error.errno != errno.EAGAIN:
-                    continue
-                if self.waiting or burst >= _BURST or not self._poll.poll(_MOMENT_MS):
-                    burst = 0
-                    await trio.lowlevel.wait_readable(self.fd)
                 continue
             if not length:
                 return
             left = self._one(self._whole[:length])
             burst += 1
             if left is not None:
-                if isinstance(left, BigCopy):
-                    nursery.start_soon(self._after, left, bytes(self._whole[:length]))
-                else:
-                    await self._forward(self._whole[:length])
+                await self._leave(left, self._whole[:length], nursery)
                 burst = 0
-            elif burst >= _BURST or self.waiting:
-                burst = 0
-                await trio.lowlevel.checkpoint()
 
-    def _one(self, request: memoryview) -> BigCopy | object | None:
-        """Answer one request; or return the copy that it waits for, or (``_PYFUSE3``) that it is
-        not ours to answer."""
+    async def _leave(self, left: object, request: memoryview, nursery: trio.Nursery) -> None:
+        """Have a request answered that cannot be at once."""
+        if isinstance(left, BigCopy):
+            self.waiting += 1
+            nursery.start_soon(self._after, left, bytes(request))
+        elif isinstance(left, Later):
+            self.waiting += 1
+            nursery.start_soon(self._in_thread, left, wire.IN.unpack_from(request)[2])
+        else:
+            await self._forward(request)
+
+    def _one(self, request: memoryview) -> BigCopy | Later | object | None:
+        """Answer one request; or return the copy that it waits for, or what a thread is to do
+        for it, or (``_PYFUSE3``) that it is not ours to answer."""
         _, opcode, unique, inode, uid, gid, pid, _, _ = wire.IN.unpack_from(request)
         method = self.direct.get(opcode)
         if method is None:
@@ -139,7 +146,11 @@ class Lane:
             log.exception("%s failed", getattr(method, "__name__", opcode))
             self._fail(unique, None)
         else:
-            if done is not NO_ANSWER:
+            if isinstance(done, bytes):
+                self._answer(wire.OUT.pack(16 + len(done), 0, unique) + done)
+            elif isinstance(done, Later):
+                return done
+            elif done is not NO_ANSWER:
                 self._reply(unique, done)
         tree = view.tree
         if tree.table.dropped or len(tree.pool) > tree.pool_limit:
@@ -148,7 +159,6 @@ class Lane:
 
     async def _after(self, need: BigCopy, request: bytes) -> None:
         """Answer a request once the copy that it waits for is made."""
-        self.waiting += 1
         left: BigCopy | object | None = need
         try:
             while isinstance(left, BigCopy):
@@ -162,19 +172,29 @@ class Lane:
         finally:
             self.waiting -= 1
 
+    async def _in_thread(self, later: Later, unique: int) -> None:
+        try:
+            await trio.to_thread.run_sync(later.work)
+        except OSError as error:
+            self._fail(unique, error)
+        except Exception:
+            log.exception("slow work failed")
+            self._fail(unique, None)
+        else:
+            self._reply(unique, b"")
+        finally:
+            self.waiting -= 1
+
     def _fail(self, unique: int, error: OSError | None) -> None:
         code = errno.EIO if error is None or not error.errno else error.errno
         self._answer(wire.OUT.pack(wire.OUT.size, -code, unique))
 
-    def _reply(self, unique: int, body: Any) -> None:
-        if not isinstance(body, bytes):  # data in a buffer that is used again
-            head = wire.OUT.pack(16 + len(body), 0, unique)
-            try:
-                os.writev(self.fd, [head, body])
-            except OSError as error:
-                _may_fail(error)
-            return
-        self._answer(wire.OUT.pack(16 + len(body), 0, unique) + body)
+    def _reply(self, unique: int, data: bytes | memoryview) -> None:
+        """Answer with data, perhaps in a buffer that is used again."""
+        try:
+            os.writev(self.fd, [wire.OUT.pack(16 + len(data), 0, unique), data])
+        except OSError as error:
+            _may_fail(error)
 
     def _answer(self, message: bytes | memoryview) -> None:
         try:
