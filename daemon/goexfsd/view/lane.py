@@ -22,7 +22,6 @@ import mmap
 import os
 import select
 import socket
-from typing import Any
 
 import pyfuse3
 import trio
@@ -68,7 +67,7 @@ class Lane:
         self.fd = fuse_fd
         self.inner = inner
         self.waiting = 0
-        """Requests that have not been answered yet: by pyfuse3, or for want of a copy or a thread."""
+        """Requests that wait for their answer: for pyfuse3, a copy, or a thread."""
         self._init: int | None = None
         """The handshake's number, until it is answered."""
         self._buffer = mmap.mmap(-1, _LARGEST)  # takes no memory until it is used
