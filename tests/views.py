@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 import btrfsutil
 
-from goexfsd import kernel
+from goexfsd import backing, kernel
 from goexfsd.view.worker import entry, prepare
 from goexfsd.worker import Owner, Root, WorkerSpec, context, decode_message, start_worker
 
@@ -63,6 +64,7 @@ class View:
     conn: Connection | None = None
     process: Any = None
     _asked: int = 0
+    _backer: int = 0
 
     @property
     def top(self) -> Path:
@@ -81,7 +83,29 @@ class View:
         for event in ("up", "ready"):
             message = self.receive()
             assert message["event"] == event, message
+        if self.options.get("passthrough"):
+            self.pass_through()
         return self
+
+    def pass_through(self) -> None:
+        """Serve the worker's backing files, as the daemon does."""
+        assert self.conn is not None
+        os.stat(self.mountpoint)  # the handshake is over
+        self._asked += 1
+        self.conn.send({"cmd": "passthrough", "id": self._asked})
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # A process of its own, for tests change the rights of all threads of this one.
+        self._backer = os.fork()
+        if self._backer == 0:
+            theirs.close()
+            self.conn.close()
+            with contextlib.suppress(BaseException):
+                backing.answer(ours, self.layer)
+            os._exit(0)
+        ours.close()
+        with theirs:
+            send_handle(self.conn, theirs.fileno(), self.process.pid)
+        self.answer()
 
     def told_roots(self) -> tuple[Root, ...]:
         lower = None if self.lower is None else str(self.lower)
@@ -130,7 +154,13 @@ class View:
         self.process.close()
         self.conn = None
         kernel.umount(str(self.mountpoint), kernel.MNT_DETACH)
+        self._reap()
         assert status == 0, status
+
+    def _reap(self) -> None:
+        if self._backer:
+            os.waitpid(self._backer, 0)
+            self._backer = 0
 
     def kill(self) -> None:
         """The worker dies without a word."""
@@ -141,6 +171,7 @@ class View:
         self.conn.close()
         self.conn = None
         kernel.umount(str(self.mountpoint), kernel.MNT_DETACH)
+        self._reap()
 
     def remount(self) -> None:
         self.stop()

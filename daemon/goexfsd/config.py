@@ -113,6 +113,8 @@ class ViewConfig(_Part):
 
     stable: Literal["auto", "off"] = "auto"
     """Whether sessions see a snapshot of their roots where the store shares their btrfs."""
+    passthrough: bool = True
+    """Whether the kernel reads and writes large open files in the layer itself, where it can."""
     suid: bool = False
     dev: bool = False
     squash_root: bool = True

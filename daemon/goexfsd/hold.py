@@ -24,7 +24,7 @@ import trio
 
 from goexfs.errors import GoexfsError, ViewFailed, from_wire
 from goexfs.names import display
-from goexfsd import kernel
+from goexfsd import backing, kernel
 from goexfsd.channel import Channel, open_channel
 from goexfsd.overlay import worker as overlay_worker
 from goexfsd.view import worker as view_worker
@@ -163,6 +163,8 @@ async def open_hold(workers: Workers, spec: WorkerSpec, place: Place) -> AsyncIt
             hold = Hold(place, channel)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(hold.read)
+                if spec.options.get("passthrough"):
+                    nursery.start_soon(_pass_through, hold, spec)
                 yield hold
                 await _stop(hold)
                 nursery.cancel_scope.cancel()
@@ -189,6 +191,17 @@ def _read_ahead(place: Place) -> None:
         device = os.stat(place.mountpoint).st_dev
         name = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
         Path(name).write_text(READ_AHEAD_KB)
+
+
+async def _pass_through(hold: Hold, spec: WorkerSpec) -> None:
+    """Let files be open past the view; nobody waits for that, and it serves without it too."""
+    fd = backing.serve(Path(spec.layers["live"]))
+    try:
+        await hold.call("passthrough", fds=[fd])
+    except GoexfsError as error:
+        log.info("no passthrough", error=error.message)
+    finally:
+        os.close(fd)
 
 
 async def _stop(hold: Hold) -> None:

@@ -55,14 +55,18 @@ class Attributes:
 
     def entry(self, node: Node, st: os.stat_result, ours: bool) -> bytes:
         """A node as ``fuse_entry_out``; ``ours``: the name it was found under is in the upper."""
-        base = self.base[node.root]
-        valid = OURS if ours else base, OURS if node.upper else base
+        valid = OURS if ours else self.base[node.root], self._lasts(node)
         return _entry_head(node.id, 0, *valid, 0, 0) + self._attr(node, st)
 
     def attr(self, node: Node, st: os.stat_result) -> bytes:
         """A node's attributes as ``fuse_attr_out``."""
-        valid = OURS if node.upper else self.base[node.root]
-        return _attr_head(valid, 0, 0) + self._attr(node, st)
+        return _attr_head(self._lasts(node), 0, 0) + self._attr(node, st)
+
+    def _lasts(self, node: Node) -> int:
+        """Seconds that the kernel may rely on a node's attributes."""
+        if node.through:
+            return 0  # they change without the view
+        return OURS if node.upper else self.base[node.root]
 
     def _attr(self, node: Node, st: os.stat_result) -> bytes:
         """A node as ``fuse_attr``."""

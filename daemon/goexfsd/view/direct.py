@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from goexfsd.view import wire
 from goexfsd.view.data import nothing
 from goexfsd.view.directory import Directories
+from goexfsd.view.through import Through
 
 NO_ANSWER: Final = object()
 _NS = 1_000_000_000
@@ -77,6 +78,10 @@ class Own(SimpleNamespace):
 
 class Direct(Directories):
     """The handlers, with a buffer for data that passes through."""
+
+    through: Through | None = None
+    """Where there is passthrough."""
+    wants_passthrough = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,6 +241,13 @@ def _removexattr(view: Direct, inode: int, body: memoryview, caller: Caller) -> 
 def _open(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
     flags, _ = wire.OPEN_IN.unpack_from(body)
     fh, same = view.own.open(inode, flags, caller)
+    if view.through is not None:
+        node = view.known(inode)
+        number = view.through.opened(node, view.tree, flags)
+        if number:
+            return wire.OPEN_OUT.pack(fh, wire.FOPEN_PASSTHROUGH, number)
+        if node.passed:
+            node.passed = same = False
     return wire.OPEN_OUT.pack(fh, wire.FOPEN_KEEP_CACHE if same else 0, 0)
 
 
@@ -285,7 +297,12 @@ def _synced(method: Callable[[int, bool], Callable[[], None]], body: memoryview)
 
 
 def _release(view: Direct, inode: int, body: memoryview, caller: Caller) -> bytes:
-    view.own.release(wire.FH_IN.unpack_from(body)[0])
+    fh: int = wire.FH_IN.unpack_from(body)[0]
+    node = view.known(fh >> 1)
+    view.own.release(fh)
+    if node.through and not node.opens and view.through is not None:
+        view.through.closed(node, view.tree)
+        view.forget_attributes(node.id)
     return _EMPTY
 
 

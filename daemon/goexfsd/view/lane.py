@@ -244,17 +244,23 @@ class Lane:
             if unique == self._init:
                 self._init = None
                 if self.direct:
-                    _want_more(buffer)
+                    _want_more(buffer, length, passthrough=self.view.wants_passthrough)
             self._answer(whole[:length])
 
 
-def _want_more(answer: mmap.mmap) -> None:
+def _want_more(answer: mmap.mmap, length: int, *, passthrough: bool) -> None:
     """Our word in the handshake: we take set-id bits and capabilities off a file that is written
-    ourselves, so that the kernel need not ask before each write."""
+    ourselves, so that the kernel need not ask before each write; and files of the layer may be
+    what stands behind the view's (the kernel takes no notice where it does not know that)."""
     at = wire.OUT.size
-    major, minor, read_ahead, flags = wire.INIT_HEAD.unpack_from(answer, at)
-    flags |= wire.INIT_HANDLE_KILLPRIV_V2
-    wire.INIT_HEAD.pack_into(answer, at, major, minor, read_ahead, flags)
+    told = list(wire.INIT_OUT.unpack_from(answer, at))
+    flags = wire.INIT_HANDLE_KILLPRIV_V2
+    if passthrough and length >= at + wire.INIT_OUT.size:
+        flags |= wire.INIT_EXT | wire.INIT_PASSTHROUGH
+        told[11] = 1  # how deep file systems may be stacked with this one
+    told[3] |= flags & 0xFFFFFFFF
+    told[10] |= flags >> 32
+    wire.INIT_OUT.pack_into(answer, at, *told)
 
 
 def _may_fail(error: OSError) -> None:

@@ -74,12 +74,14 @@ class Node:
         "nameless",
         "opens",
         "parent",
+        "passed",
         "plain",
         "readable",
         "redirect",
         "refs",
         "root",
         "subdirs",
+        "through",
         "times",
         "told",
         "upper",
@@ -119,6 +121,10 @@ class Node:
         self.readable = False
         self.writable = False
         self.opens = 0
+        self.through = 0
+        """The backing file that its handles go to past the view; 0: none, they do not."""
+        self.passed = False
+        """It has been open so since the kernel last kept pages of it."""
         self.gone = False
         self.nameless = False
         """Made by O_TMPFILE, and without a name yet."""

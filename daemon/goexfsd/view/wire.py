@@ -81,8 +81,10 @@ LSEEK_IN = struct.Struct("=QQII")
 LSEEK_OUT = struct.Struct("=Q")
 COPY_FILE_RANGE_IN = struct.Struct("=QQQQQQQ")
 """fh_in, off_in, nodeid_out, fh_out, off_out, len, flags"""
-INIT_HEAD = struct.Struct("=IIII")
-"""major, minor, max_readahead, flags: how both sides of the handshake begin"""
+INIT_OUT = struct.Struct("=IIIIHHIIHHII24x")
+"""The handshake's answer: major, minor, max_readahead, flags, max_background,
+congestion_threshold, max_write, time_gran, max_pages, map_alignment, flags2, max_stack_depth,
+and what we do not set"""
 
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1, 2, 4, 8
 FATTR_ATIME, FATTR_MTIME, FATTR_ATIME_NOW, FATTR_MTIME_NOW = 16, 32, 128, 256
@@ -90,7 +92,10 @@ WRITE_KILL_SUIDGID = 1 << 2
 FSYNC_FDATASYNC = 1
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
+FOPEN_PASSTHROUGH = 1 << 7
 INIT_HANDLE_KILLPRIV_V2 = 1 << 28
+INIT_EXT = 1 << 30
+INIT_PASSTHROUGH = 1 << 37
 
 _INVAL_INODE, _INVAL_ENTRY, _INC_EPOCH = 2, 3, 8
 _INVAL_INODE_OUT = struct.Struct("=Qqq")

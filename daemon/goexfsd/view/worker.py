@@ -30,6 +30,7 @@ from goexfsd.view.lane import Lane, inner_pair
 from goexfsd.view.mount import mount
 from goexfsd.view.rewind import forget_kernel, next_epoch
 from goexfsd.view.ruled import Ruled, RuledTree
+from goexfsd.view.through import Through
 from goexfsd.view.tree import Tree
 from goexfsd.worker import Worker, WorkerSpec, open_lower
 
@@ -89,6 +90,7 @@ def entry(worker: Worker) -> None:
     tree.stable = [root.lower is not None for root in worker.spec.roots]
     tree.pool_limit = max(64, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
     _view.one_call = any(tree.stable) and next_epoch(_view.fuse_fd)
+    _view.wants_passthrough = bool(options.get("passthrough"))
     _view.begin(tree, squash)
     gc.collect()
     gc.freeze()
@@ -107,6 +109,7 @@ class Commands:
             "sync": self._sync,
             "stats": self._stats,
             "rewind": self._rewind,
+            "passthrough": self._passthrough,
         }
 
     async def serve(self) -> None:
@@ -174,8 +177,22 @@ class Commands:
         layer.quota = None if quota is None else Quota(*quota)
         return {"met": met}
 
+    async def _passthrough(self, message: dict[str, Any]) -> dict[str, Any]:
+        """From now on files may be open past the view; the socket that it needs follows."""
+        fd = await trio.to_thread.run_sync(recv_handle, self.worker.conn)
+        view = self.view
+        try:
+            view.through = await trio.to_thread.run_sync(
+                Through, socket.socket(fileno=fd), view.fuse_fd
+            )
+        except OSError as error:
+            log.warning("no passthrough: %s", error)
+        return {}
+
     async def _sync(self, message: dict[str, Any]) -> dict[str, Any]:
         layer = self.view.tree.layer
+        if self.view.through is not None and self.view.through.writers:
+            layer.changes += 1  # for all that we know
         layer.write_back()
         await trio.to_thread.run_sync(layer.drain)
         await trio.to_thread.run_sync(layer.sync_records)

@@ -1,0 +1,92 @@
+"""Backing files: what the kernel reads and writes itself (FUSE passthrough, Linux 6.9).
+
+Which file stands behind one of a view's only CAP_SYS_ADMIN may say, and a view's worker has no
+more rights than its session's owner.  So it hands the file to a thread of the daemon's, one for
+each view, over a socket of its own.  The kernel opens the file anew with the daemon's rights and
+the flags of whoever opened it in the view: therefore it must be a regular file of the store's,
+and the worker must have it open for reading and writing already.
+
+Messages, a datagram each: ``f`` with /dev/fuse, once, first; ``o`` with a file, answered by its
+number or minus an errno; ``c`` and a number, which is not answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+import threading
+from pathlib import Path
+
+import structlog
+
+from goexfsd import kernel
+from goexfsd.view.through import NUMBER
+
+log = structlog.get_logger("goexfsd.backing")
+
+_OPEN = 0x4010E501  # FUSE_DEV_IOC_BACKING_OPEN
+_CLOSE = 0x4004E502  # FUSE_DEV_IOC_BACKING_CLOSE
+_MAP = struct.Struct("=iIQ")
+"""fuse_backing_map: fd, flags, padding"""
+
+
+def serve(layer: Path) -> int:
+    """Serve one view, whose layer lies where ``layer`` does, until the worker closes its end.
+
+    Returns that end, the caller's to close.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    threading.Thread(target=answer, args=(ours, layer), name="backing files", daemon=True).start()
+    return theirs.detach()
+
+
+def answer(sock: socket.socket, layer: Path) -> None:
+    """Answer one view's worker until it closes its end."""
+    fuse = -1
+    with sock:
+        try:
+            at = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                store = kernel.btrfs_fsid(at)
+            finally:
+                os.close(at)
+            while True:
+                message, fds, _, _ = socket.recv_fds(sock, 16, 1, socket.MSG_CMSG_CLOEXEC)
+                if not message:
+                    return
+                if message == b"f" and fuse < 0 and fds:
+                    fuse = fds.pop()
+                    sock.send(NUMBER.pack(0))
+                elif message == b"o" and fds:
+                    sock.send(NUMBER.pack(_register(fuse, fds[0], store)))
+                elif message[:1] == b"c" and len(message) == 1 + NUMBER.size:
+                    with contextlib.suppress(OSError):
+                        fcntl.ioctl(fuse, _CLOSE, message[1:])
+                for fd in fds:
+                    os.close(fd)
+        except OSError as error:
+            log.info("a view's backing files end", error=error.strerror)
+        finally:
+            if fuse >= 0:
+                os.close(fuse)
+
+
+def _register(fuse: int, fd: int, store: bytes) -> int:
+    """The kernel's number for a file; minus an errno where it may not or cannot have one."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_ACCMODE != os.O_RDWR or flags & os.O_PATH:
+        return -errno.EPERM
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return -errno.EPERM
+    try:
+        if kernel.btrfs_fsid(fd) != store:
+            return -errno.EPERM
+        number: int = fcntl.ioctl(fuse, _OPEN, bytearray(_MAP.pack(fd, 0, 0)), True)
+        return number
+    except OSError as error:
+        return -(error.errno or errno.EIO)
