@@ -163,7 +163,7 @@ async def open_hold(workers: Workers, spec: WorkerSpec, place: Place) -> AsyncIt
             hold = Hold(place, channel)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(hold.read)
-                if spec.options.get("passthrough"):
+                if spec.options.get("passthrough") and not place.kernel:
                     nursery.start_soon(_pass_through, hold, spec)
                 yield hold
                 await _stop(hold)
