@@ -115,6 +115,8 @@ class ViewConfig(_Part):
     """Whether sessions see a snapshot of their roots where the store shares their btrfs."""
     passthrough: bool = True
     """Whether the kernel reads and writes large open files in the layer itself, where it can."""
+    watch: bool = True
+    """Whether a base that may change is watched, so that the kernel may keep what it shows."""
     suid: bool = False
     dev: bool = False
     squash_root: bool = True

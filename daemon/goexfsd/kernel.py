@@ -216,6 +216,36 @@ def syncfs(fd: int) -> None:
     _check(_libc.syncfs(fd))
 
 
+IN_NAMES = 0x40 | 0x80 | 0x100 | 0x200  # MOVED_FROM, MOVED_TO, CREATE, DELETE
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_SELF_GONE = 0x400 | 0x800  # DELETE_SELF, MOVE_SELF
+_IN_CHANGES = 0x2 | 0x4 | 0x8 | IN_NAMES | IN_SELF_GONE  # MODIFY, ATTRIB, CLOSE_WRITE
+_IN_ONLYDIR = 0x01000000
+
+
+def inotify_init() -> int:
+    """A new inotify instance, non-blocking.  OSError (EMFILE) if the user has too many."""
+    return int(_check(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)))
+
+
+def inotify_add_watch(fd: int, path: bytes) -> int:
+    """Watch a directory for whatever changes it or what lies in it; the watch's number, the same
+    for the same directory.  OSError (EACCES) unless it may be read, (ENOSPC) for one too many."""
+    return int(_check(_libc.inotify_add_watch(fd, path, _IN_CHANGES | _IN_ONLYDIR), path))
+
+
+def inotify_rm_watch(fd: int, number: int) -> None:
+    _check(_libc.inotify_rm_watch(fd, number))
+
+
+def file_system(fd: int) -> int:
+    """The magic number of the file system that ``fd`` lies on (statfs(2))."""
+    buffer = ctypes.create_string_buffer(256)
+    _check(_libc.fstatfs(fd, buffer))
+    return int(ctypes.c_long.from_buffer(buffer).value)
+
+
 def btrfs_fsid(fd: int) -> bytes:
     """The 16 bytes that tell one btrfs from all others.  OSError (ENOTTY) where it is none."""
     info = bytearray(1024)

@@ -249,6 +249,7 @@ class Session:
                 "suid": view.suid,
                 "dev": view.dev,
                 "rules": self.row.rules,
+                "watch": view.watch,
                 "passthrough": view.passthrough and self.row.uid != 0 and not self.row.rules,
                 "opened_ns": int(self.row.created * 1e9),
             },

@@ -18,6 +18,8 @@ from goexfsd.view.tree import Tree
 
 LIVE = 1
 """Seconds that the kernel may rely on what comes from a base that may change."""
+WATCHED = 60
+"""Seconds that it may where it is told of what changes (``watcher.py``)."""
 OURS = 1_000_000
 """Seconds that it may rely on what only the view changes."""
 
@@ -39,7 +41,7 @@ class Attributes:
     is absent (one that cannot be made to forget all names at once, for a rewind, may not).
     """
 
-    __slots__ = ("absent", "base", "ledger", "squash", "tree")
+    __slots__ = ("absent", "base", "ledger", "squash", "tree", "watched")
 
     def __init__(
         self, tree: Tree, squash: tuple[int, int] | None, *, absence_lasts: bool = False
@@ -49,24 +51,39 @@ class Attributes:
         self.squash = squash
         self.base = [OURS if stable else LIVE for stable in tree.stable]
         """Of each root, how long the kernel may rely on what comes from its base."""
+        self.watched = [OURS if stable else WATCHED for stable in tree.stable]
+        """The same where it is watched."""
         lasts = self.base if absence_lasts else [LIVE] * len(self.base)
         self.absent = [wire.absent(seconds) for seconds in lasts]
         """Of each root the answer that a name is absent."""
 
     def entry(self, node: Node, st: os.stat_result, ours: bool) -> bytes:
         """A node as ``fuse_entry_out``; ``ours``: the name it was found under is in the upper."""
-        valid = OURS if ours else self.base[node.root], self._lasts(node)
+        valid = OURS if ours else self._found(node, st), self._lasts(node, st)
         return _entry_head(node.id, 0, *valid, 0, 0) + self._attr(node, st)
 
     def attr(self, node: Node, st: os.stat_result) -> bytes:
         """A node's attributes as ``fuse_attr_out``."""
-        return _attr_head(self._lasts(node), 0, 0) + self._attr(node, st)
+        return _attr_head(self._lasts(node, st), 0, 0) + self._attr(node, st)
 
-    def _lasts(self, node: Node) -> int:
+    def _lasts(self, node: Node, st: os.stat_result) -> int:
         """Seconds that the kernel may rely on a node's attributes."""
         if node.through:
             return 0  # they change without the view
-        return OURS if node.upper else self.base[node.root]
+        if node.upper:
+            return OURS
+        if node.kind == stat.S_IFDIR:
+            return self.base[node.root] if node.watch <= 0 else self.watched[node.root]
+        return self._found(node, st)
+
+    def _found(self, node: Node, st: os.stat_result) -> int:
+        """Seconds that it may rely on what it found in the base."""
+        parent = node.parent
+        if parent is None or parent.watch <= 0 or node.upper or node.more:
+            return self.base[node.root]
+        if st.st_nlink > 1 and node.kind != stat.S_IFDIR:
+            return self.base[node.root]
+        return self.watched[node.root]
 
     def _attr(self, node: Node, st: os.stat_result) -> bytes:
         """A node as ``fuse_attr``."""

@@ -81,7 +81,7 @@ class Directories(Metadata):
         listed = node.listed
         if listed is None or node.gone:
             return False
-        lives = node.lower and not self.tree.stable[node.root]
+        lives = node.lower and node.watch <= 0 and not self.tree.stable[node.root]
         if lives and time.monotonic_ns() - listed.when >= FRESH_NS:
             return False
         return self._held(node) == listed.parts
@@ -103,6 +103,8 @@ class Directories(Metadata):
         node = listing.node
         if listing.names is None or offset == 0:
             listing.types = None
+            if not node.watch:
+                self.tree.watch(node)
             when = time.monotonic_ns()
             held = () if node.gone or node.root < 0 else self._held(node)
             listing.names = [b".", b"..", *self.tree.names(node)]

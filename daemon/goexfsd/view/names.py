@@ -44,6 +44,8 @@ class Names(State):
             return self._lookup_root(name)
         if len(name) > 255:
             raise OSError(errno.ENAMETOOLONG, "name too long")
+        if not parent.watch:
+            self.tree.watch(parent)
         found = self.tree.find(parent, name)
         if found is None:
             return self.attributes.absent[parent.root]

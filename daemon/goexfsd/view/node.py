@@ -88,6 +88,7 @@ class Node:
         "upper_fd",
         "upper_ino",
         "version",
+        "watch",
         "writable",
     )
 
@@ -136,6 +137,8 @@ class Node:
         """A file known to have no capabilities (the kernel asks before each write)."""
         self.listed: Held | None = None
         """Of a directory, what the kernel may have kept of it."""
+        self.watch = 0
+        """The watch of a directory's lower part; 0: none was tried, less: it has none."""
         self.times = 0
         """When the lower part of a merged directory was last looked at (monotonic ns)."""
         self.told: Version = (0, 0, 0)

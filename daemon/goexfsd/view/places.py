@@ -18,12 +18,16 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from goexfsd import kernel
 from goexfsd.layer.copyup import READ, open_base
 from goexfsd.layer.format import is_whiteout
 from goexfsd.layer.writer import Layer, fd_path, in_dir, upper_name
 from goexfsd.view.node import TOP, Node, Table
+
+if TYPE_CHECKING:
+    from goexfsd.view.watcher import Watcher
 
 STAGING = b".goexfs-stage-"
 """Names at the top of a root that belong to a commit under way."""
@@ -64,6 +68,8 @@ class Places:
         self.roots: list[Node] = []
         self.stable = [False] * len(self.root_fds)
         """Of each root whether its base cannot change (it is a snapshot)."""
+        self.watcher: Watcher | None = None
+        """Where the base may change under the view."""
         self.top = Node(TOP, DIRECTORY, 0 if len(self.root_fds) == 1 else -1, None, b"")
         self.table.add(self.top)
 
@@ -110,6 +116,7 @@ class Places:
                 os.close(fd)
                 raise OSError(errno.ESTALE, "the base directory was replaced")
             self.table.leave_lower(node)
+            self.unwatch(node)
             node.key = key
         node.lower_fd = fd
         node.times = time.monotonic_ns()
@@ -150,6 +157,15 @@ class Places:
         if node.key is None or node.key[1:] != (st.st_dev, st.st_ino):
             self.drop_lower_fd(node)
 
+    def watch(self, node: Node) -> None:
+        """Before a directory of the base is looked into: be told of what changes there."""
+        if self.watcher is not None:
+            self.watcher.watch(node)
+
+    def unwatch(self, node: Node) -> None:
+        if node.watch > 0 and self.watcher is not None:
+            self.watcher.leave(node)
+
     def drop_lower_fd(self, node: Node) -> None:
         if node.lower_fd >= 0:
             os.close(node.lower_fd)
@@ -182,6 +198,7 @@ class Places:
             node = dropped.pop()
             if node.gone and node.upper and node.fd >= 0:
                 self._bury(node)
+            self.unwatch(node)
             self.close_node(node)
         while len(self.pool) > self.pool_limit:
             self.drop_fds(next(iter(self.pool)))

@@ -32,6 +32,7 @@ from goexfsd.view.rewind import forget_kernel, next_epoch
 from goexfsd.view.ruled import Ruled, RuledTree
 from goexfsd.view.through import Through
 from goexfsd.view.tree import Tree
+from goexfsd.view.watcher import Watcher
 from goexfsd.worker import Worker, WorkerSpec, open_lower
 
 log = logging.getLogger("goexfsd.view")
@@ -91,6 +92,11 @@ def entry(worker: Worker) -> None:
     tree.pool_limit = max(64, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
     _view.one_call = any(tree.stable) and next_epoch(_view.fuse_fd)
     _view.wants_passthrough = bool(options.get("passthrough"))
+    if options.get("watch", True) and not all(tree.stable):
+        try:
+            tree.watcher = Watcher(tree, _view.fuse_fd)
+        except OSError as error:
+            log.info("the base is not watched: %s", error)
     _view.begin(tree, squash)
     gc.collect()
     gc.freeze()
@@ -118,6 +124,8 @@ class Commands:
             direct = bool(self.worker.spec.options.get("lane", True))
             lane = Lane(view, view.fuse_fd, view.inner, direct=direct)
             nursery.start_soon(lane.serve)
+            if view.tree.watcher is not None:
+                nursery.start_soon(view.tree.watcher.serve)
             await trio.lowlevel.checkpoint()
             self.worker.send({"event": "ready"})
             await self._obey()
