@@ -29,6 +29,7 @@ from goexfsd.layer.writer import fd_path
 from goexfsd.view import wire
 from goexfsd.view.node import Node
 from goexfsd.view.places import DIRECTORY
+from goexfsd.view.rewind import next_epoch
 
 if TYPE_CHECKING:
     from goexfsd.view.tree import Tree
@@ -41,6 +42,8 @@ _REFUSED = -1
 _EVENT = struct.Struct("=iIII")
 """wd, mask, cookie, length of the name that follows"""
 _BUFFER = 64 << 10
+_MANY = 100_000
+"""Nodes that are looked through for an event."""
 _AGAIN = 1.0
 """Seconds until everything is told once more."""
 _CALM = 0.02
@@ -76,6 +79,8 @@ class Watcher:
         """Watch -> node."""
         self._local: dict[int, bool] = {}
         """Device -> whether it is a local file system."""
+        # Else many that wait for a directory could keep a copy from beginning that it waits for.
+        self._room = trio.CapacityLimiter(1)
         self._counts: dict[Node, int] = {}
         """Events in this term, by directory."""
         self._busy: list[Node] = []
@@ -130,7 +135,7 @@ class Watcher:
             if wait:
                 await trio.sleep(wait)
             # It may have to wait for answers of ours.
-            await trio.to_thread.run_sync(_write_all, self._fuse_fd, notes)
+            await trio.to_thread.run_sync(_write_all, self._fuse_fd, notes, limiter=self._room)
 
     def _look(self) -> Notes:
         """Read what happened; what the kernel must forget for it."""
@@ -205,8 +210,9 @@ class Watcher:
                 gone.add((node, name))
             else:
                 notes.append(wire.inval_inode(child.id, attr_only=True))
-        if gone:  # whoever has it open sees what became of it
-            for child in self.tree.table.by_id.values():
+        known = self.tree.table.by_id
+        if gone and len(known) <= _MANY:  # whoever has it open sees what became of it
+            for child in known.values():
                 if child.parent is not None and (child.parent, child.name) in gone:
                     notes.append(wire.inval_inode(child.id, attr_only=True))
         return notes
@@ -222,14 +228,17 @@ class Watcher:
     def _everything(self) -> Notes:
         """Events were lost: all that came from the base is doubtful."""
         log.warning("too much changed in the base at once; everything is looked at again")
-        notes: Notes = []
+        at_once = next_epoch(self._fuse_fd)
+        notes: Notes = [wire.inc_epoch()] if at_once else []
         for node in self.tree.table.by_id.values():
             if node.kind == DIRECTORY:
                 node.listed = None
-            if node.lower:
+            if not node.lower:
+                continue
+            if node.opens or not at_once:
                 notes.append(wire.inval_inode(node.id, attr_only=True))
-                if node.parent is not None:
-                    notes.append(wire.inval_entry(node.parent.id, node.name))
+            if not at_once and node.parent is not None:
+                notes.append(wire.inval_entry(node.parent.id, node.name))
         return notes
 
 
