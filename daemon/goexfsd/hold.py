@@ -35,6 +35,8 @@ log = structlog.get_logger("goexfsd.hold")
 START_SECONDS = 30.0
 COMMAND_SECONDS = 120.0
 READ_AHEAD_KB = "1024"
+PASSTHROUGH_AFTER = 0.2
+"""Seconds; whoever has just opened a session wants something else first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ def _read_ahead(place: Place) -> None:
 
 async def _pass_through(hold: Hold, spec: WorkerSpec) -> None:
     """Let files be open past the view; nobody waits for that, and it serves without it too."""
+    await trio.sleep(PASSTHROUGH_AFTER)
     fd = backing.serve(Path(spec.layers["live"]))
     try:
         await hold.call("passthrough", fds=[fd])
