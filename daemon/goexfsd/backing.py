@@ -20,11 +20,12 @@ import socket
 import stat
 import struct
 import threading
+import uuid
 from pathlib import Path
 
 import structlog
 
-from goexfsd import kernel
+from goexfsd.store.directory import file_system_id
 from goexfsd.view.through import NUMBER
 
 log = structlog.get_logger("goexfsd.backing")
@@ -52,7 +53,7 @@ def answer(sock: socket.socket, layer: Path) -> None:
         try:
             at = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                store = kernel.btrfs_fsid(at)
+                store = file_system_id(at)
             finally:
                 os.close(at)
             while True:
@@ -76,7 +77,7 @@ def answer(sock: socket.socket, layer: Path) -> None:
                 os.close(fuse)
 
 
-def _register(fuse: int, fd: int, store: bytes) -> int:
+def _register(fuse: int, fd: int, store: uuid.UUID) -> int:
     """The kernel's number for a file; minus an errno where it may not or cannot have one."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if flags & os.O_ACCMODE != os.O_RDWR or flags & os.O_PATH:
@@ -84,7 +85,7 @@ def _register(fuse: int, fd: int, store: bytes) -> int:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return -errno.EPERM
     try:
-        if kernel.btrfs_fsid(fd) != store:
+        if file_system_id(fd) != store:
             return -errno.EPERM
         number: int = fcntl.ioctl(fuse, _OPEN, bytearray(_MAP.pack(fd, 0, 0)), True)
         return number

@@ -48,7 +48,6 @@ UMOUNT_NOFOLLOW = 8
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_CASEFOLD_FL = 0x40000000
 _FICLONE = 0x40049409
-_BTRFS_IOC_FS_INFO = 0x8400941F
 _SNAP_DESTROY_V2 = 0x5000943F  # btrfs.h: _IOW(0x94, 63, struct btrfs_ioctl_vol_args_v2)
 _SUBVOL_SPEC_BY_ID = 1 << 4
 _STATX_MNT_ID = 0x1000
@@ -244,13 +243,6 @@ def file_system(fd: int) -> int:
     buffer = ctypes.create_string_buffer(256)
     _check(_libc.fstatfs(fd, buffer))
     return int(ctypes.c_long.from_buffer(buffer).value)
-
-
-def btrfs_fsid(fd: int) -> bytes:
-    """The 16 bytes that tell one btrfs from all others.  OSError (ENOTTY) where it is none."""
-    info = bytearray(1024)
-    fcntl.ioctl(fd, _BTRFS_IOC_FS_INFO, info)
-    return bytes(info[16:32])
 
 
 def ficlone(dst_fd: int, src_fd: int) -> None:

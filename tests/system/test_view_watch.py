@@ -114,7 +114,6 @@ def test_what_nobody_changes_is_not_asked_for_again(view: View) -> None:
         time.sleep(1.5)
         glance(view.top)  # from here at the latest directories are watched
         time.sleep(1.5)
-        before = requests(view)
         there = [path for path, told in glance(view.top).items() if len(told) > 1]
         before = requests(view)
         for path in there:

@@ -38,9 +38,15 @@ def lock(path: Path) -> int:
     return fd
 
 
+def file_system_id(fd: int) -> uuid.UUID:
+    """What tells one btrfs from all others.  OSError (ENOTTY) where ``fd`` does not lie on one."""
+    found: uuid.UUID = btrfs.ioctl.fs_info(fd).fsid
+    return found
+
+
 def _check(path: Path, fd: int) -> None:
     try:
-        btrfs.ioctl.fs_info(fd)  # only a btrfs answers
+        file_system_id(fd)
     except OSError as error:
         raise StoreFailed(
             f"the store {path} does not lie on a btrfs file system",

@@ -2,7 +2,7 @@
 
 What comes from a base that others may change the kernel keeps for a second.  In a directory that
 is watched (inotify) it keeps it for a minute: what changes there is told, and the kernel is made
-to ask again, mostly within a millisecond.  A directory is watched before what it holds is looked
+to ask again, mostly within 20 ms.  A directory is watched before what it holds is looked
 at, so nothing falls between.  The minute bounds what no event tells of: a write through a memory
 mapping that stays open, an event that crossed an answer on its way (each is told twice).
 
@@ -169,8 +169,7 @@ class Watcher:
                 name = data[at - length : at].rstrip(b"\0")
                 names[node, name] = None
         notes = self._notes(names, inside)
-        busy = {node for node in inside if counts[node] > _BUSY}
-        busy |= {node for node, _ in names if counts.get(node, 0) > _BUSY}
+        busy = {node for node, count in counts.items() if count > _BUSY and node.watch > 0}
         return notes + self._leave_busy(busy) if busy else notes
 
     def _begin_term(self) -> None:
