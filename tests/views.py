@@ -100,7 +100,7 @@ class View:
             theirs.close()
             self.conn.close()
             with contextlib.suppress(BaseException):
-                backing.answer(ours, self.layer)
+                backing.answer(ours, self.layer, self.owner)
             os._exit(0)
         ours.close()
         with theirs:

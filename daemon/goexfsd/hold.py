@@ -198,7 +198,7 @@ def _read_ahead(place: Place) -> None:
 async def _pass_through(hold: Hold, spec: WorkerSpec) -> None:
     """Let files be open past the view; nobody waits for that, and it serves without it too."""
     await trio.sleep(PASSTHROUGH_AFTER)
-    fd = backing.serve(Path(spec.layers["live"]))
+    fd = backing.serve(Path(spec.layers["live"]), spec.owner)
     try:
         await hold.call("passthrough", fds=[fd])
     except GoexfsError as error:

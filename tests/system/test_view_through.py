@@ -297,13 +297,24 @@ def test_a_rewind_takes_the_name_and_leaves_the_bytes(view: View, btrfs_image: P
 # -- what may be registered ------------------------------------------------------------------------
 
 
+def test_the_kernel_accesses_them_as_the_owner(view: View) -> None:
+    """The rights that it takes are those of who hands a file on: of the owner over files."""
+    with opened(view.top / "big") as fd:
+        assert passes(view, fd)
+    status = Path(f"/proc/{view._backer}/status").read_text()
+    ids = {line.split()[0]: line.split()[1:] for line in status.splitlines()}
+    assert ids["Uid:"][3] == ids["Gid:"][3] == str(UID)  # of file access
+    over_files = sum(1 << number for number in (0, 1, 2, 3, 4))  # CAP_CHOWN to CAP_FSETID
+    assert int(ids["CapEff:"][0], 16) & over_files == 0
+
+
 def test_only_files_that_the_worker_may_write(btrfs_image: Path, tmp_path: Path) -> None:
     store = btrfs_image / "store"
     store.mkdir()
     good = store / "file"
     good.write_bytes(b"data")
     (tmp_path / "elsewhere").write_bytes(b"data")
-    sock = socket.socket(fileno=backing.serve(store))
+    sock = socket.socket(fileno=backing.serve(store, Owner(UID, UID, ())))
     sock.settimeout(10)
     null = os.open("/dev/null", os.O_RDWR)
 
