@@ -133,13 +133,15 @@ UIDS = (0, 21001)
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(steps=st.lists(more, max_size=40))
-@example(steps=[("edit", ("chmod", "o", 0o600))])  # listed, and nothing else
-def test_view_equals_a_plain_directory(arena: Path, steps: list[Any], uid: int) -> None:
+@given(steps=st.lists(more, max_size=40), compiled=st.booleans())
+@example(steps=[("edit", ("chmod", "o", 0o600))], compiled=True)  # listed, and nothing else
+def test_view_equals_a_plain_directory(
+    arena: Path, steps: list[Any], compiled: bool, uid: int
+) -> None:
     home = Path(tempfile.mkdtemp(dir=arena))
     home.chmod(0o755)
     try:
-        with Pair(home, uid) as pair:
+        with Pair(home, uid, compiled=compiled) as pair:
             for number, op in enumerate(steps):
                 pair.do(number, op)
             pair.end()
@@ -153,7 +155,9 @@ def test_view_equals_a_plain_directory(arena: Path, steps: list[Any], uid: int) 
 class Pair:
     """A fresh view and a copy of its base, in a session of ``uid``."""
 
-    def __init__(self, home: Path, uid: int) -> None:
+    def __init__(self, home: Path, uid: int, *, compiled: bool) -> None:
+        """``compiled``: whether the view answers plain requests in C, until it is restarted;
+        then the other way."""
         self.home, self.uid = home, uid
         self.owner = Owner(uid, uid, ())
         self.base, plain = home / "base", home / "plain"
@@ -166,6 +170,7 @@ class Pair:
         """The base itself, for the edits of others."""
         layer = create_layer(home / "layer", self.owner, [self.base.name])
         self.view = View([self.base], layer, home / "mnt", self.owner)
+        self.view.options["compiled"] = compiled
         self.sides = Side(self.view.top), Side(plain)
         self.conflicts = False
 
@@ -210,6 +215,7 @@ class Pair:
         elif name == "edit-touched":
             (self.base / "t" / arguments[0]).write_bytes(b"another's" + arguments[1])
             self.conflicts = True
+        self.view.options["compiled"] = not self.view.options["compiled"]
         if name.startswith("edit"):
             self.before = picture(os.fsencode(self.base))
         self.view.start()

@@ -138,11 +138,17 @@ def agree(differing: list[str]) -> None:
     assert not differing, "\n".join([f"{len(differing)} differ", *differing[:40]])
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["C", "Python"])
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_call_on_every_kind_of_entry(
-    group: str, ordinary_user: User, arena: Path, btrfs_image: Path, ext4_image: Path
+    group: str,
+    compiled: bool,
+    ordinary_user: User,
+    arena: Path,
+    btrfs_image: Path,
+    ext4_image: Path,
 ) -> None:
-    hold(ordinary_user, GROUPS[group](), arena, btrfs_image, ext4_image)
+    hold(ordinary_user, GROUPS[group](), arena, btrfs_image, ext4_image, compiled=compiled)
 
 
 @pytest.mark.parametrize("group", ["one entry", "scenes"])
@@ -151,14 +157,20 @@ def test_every_call_as_root(group: str, arena: Path, btrfs_image: Path, ext4_ima
 
 
 def hold(
-    user: User, cases: dict[str, Case], arena: Path, btrfs_image: Path, ext4_image: Path
+    user: User,
+    cases: dict[str, Case],
+    arena: Path,
+    btrfs_image: Path,
+    ext4_image: Path,
+    **options: bool,
 ) -> None:
     """All cases, on a view over one directory of the ext4, and on another beside it."""
     base, disk = ext4_image / "base", ext4_image / "disk"
     for top in (base, disk):
         make_base(top, cases, user)
     before = manifest(base)
-    with mounted(arena, [base], btrfs_image, Owner(user.uid, user.gid, ())) as view:
+    owner = Owner(user.uid, user.gid, ())
+    with mounted(arena, [base], btrfs_image, owner, **options) as view:
         tops = view.top, disk
         agree(as_user(user.uid, lambda: perform(tops, cases)))
         agree(as_user(user.uid, lambda: compare(tops, cases)))

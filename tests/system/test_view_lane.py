@@ -185,10 +185,10 @@ def test_a_kept_listing_goes_with_a_rewind(users: tuple[View, int], btrfs_image:
 def test_pyfuse3_alone_serves_the_same(arena: Path, btrfs_image: Path, tree: Path) -> None:
     """Without the lane every request goes through pyfuse3's own handlers."""
     told = []
-    for lane in (True, False):
-        at = arena / str(lane)
+    for served in ({}, {"compiled": False}, {"lane": False}):
+        at = arena / f"by-{len(told)}"
         at.mkdir()
-        with mounted(at, [tree], btrfs_image, lane=lane) as view:
+        with mounted(at, [tree], btrfs_image, **served) as view:
             top = view.top
             (top / "made").mkdir(0o750)
             (top / "made" / "file").write_bytes(b"x" * 100_000)
@@ -210,4 +210,4 @@ def test_pyfuse3_alone_serves_the_same(arena: Path, btrfs_image: Path, tree: Pat
             shutil.rmtree(top / "made")
             told.append((listed, times, shown, sorted(os.listdir(top))))
     assert told[0][1] == -5 * 10**9 + 7
-    assert told[0] == told[1]
+    assert told[0] == told[1] == told[2]

@@ -27,6 +27,8 @@ from goexfsd.layer.origins import NOTHING, Identity, Kind, Record, encode, load
 from goexfsd.layer.quota import Quota
 from goexfsd.layer.reads import ReadLog
 
+_SHARED = 64
+"""Whiteouts that are names of one inode."""
 _DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -74,6 +76,8 @@ class Layer:
         self._mark = os.urandom(6).hex().encode()
         self.dev = os.fstat(fd).st_dev
         self._passed = False
+        self._white, self._white_left = -1, 0
+        """The last whiteout, and how many further names its inode may get."""
         sweep(self.work_fd)
 
     def pass_over_the_dead(self) -> None:
@@ -95,6 +99,7 @@ class Layer:
 
     def close(self) -> None:
         self.drain()
+        self._drop_white()
         if self._sweeper is not None:
             self._sweeper.shutdown()
         self.originals.close()
@@ -132,7 +137,9 @@ class Layer:
             self.quota.spend(kept)
 
     def write_back(self) -> None:
-        """Write what the logs that may lose something still hold in memory."""
+        """Write what the logs that may lose something still hold in memory; a checkpoint may
+        follow."""
+        self._drop_white()
         self.originals.flush()
         self.reads.flush()
 
@@ -177,8 +184,31 @@ class Layer:
     # -- markers ---------------------------------------------------------------------------
 
     def whiteout(self, dir_fd: int, name: bytes) -> None:
-        """Hide the base entry ``name``, where the upper directory has no entry."""
+        """Hide the base entry ``name``, where the upper directory has no entry.
+
+        Whiteouts that are made one after another are names of one inode, as the kernel's
+        overlayfs does it: making and removing a name is half the work of making and removing
+        an inode.  Few enough share one, so that what changes one does not make many look new.
+        """
+        if self._white_left > 0:
+            try:
+                os.link(fd_path(self._white), name, dst_dir_fd=dir_fd)  # follows to the inode
+            except FileNotFoundError:
+                pass  # all of its names are gone
+            else:
+                self._white_left -= 1
+                return
         os.mknod(name, stat.S_IFCHR | 0o000, 0, dir_fd=dir_fd)
+        self._drop_white()
+        with contextlib.suppress(OSError):
+            self._white = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            self._white_left = _SHARED - 1
+
+    def _drop_white(self) -> None:
+        """No further whiteout is to be a name of the last one's inode."""
+        if self._white >= 0:
+            os.close(self._white)
+        self._white, self._white_left = -1, 0
 
     def set_opaque(self, dir_fd: int, name: bytes) -> None:
         os.setxattr(in_dir(dir_fd, name), OPAQUE, b"y", follow_symlinks=False)

@@ -72,6 +72,8 @@ class State(pyfuse3.Operations):
     def __init__(self) -> None:
         super().__init__()
         self.requests = 0
+        self.plain = 0
+        """Those of them that were answered in C."""
         self._locks: dict[int, trio.Lock] = {}
 
     def begin(self, tree: Tree, squash: tuple[int, int] | None) -> None:

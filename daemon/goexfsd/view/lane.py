@@ -11,7 +11,10 @@ waits in poll(2) for a moment after each answer, because the next request mostly
 unless something is under way that must not be kept waiting; after ``_BURST`` requests everybody
 else has their turn.
 
-It knows the protocol's envelope and nothing of what is in it (``direct.py``).
+Where it is compiled, ``hot.c`` reads the requests and answers the plain ones itself; it hands on
+what it declines, and nothing else here changes.
+
+The lane knows the protocol's envelope and nothing of what is in it (``direct.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import socket
 import pyfuse3
 import trio
 
-from goexfsd.view import wire
+from goexfsd.view import hot, wire
 from goexfsd.view.copier import BigCopy
 from goexfsd.view.direct import DIRECT, NO_ANSWER, Caller, Direct, Later
 
@@ -59,9 +62,16 @@ class Lane:
     """Serves ``fuse_fd``; ``inner`` leads to pyfuse3."""
 
     def __init__(
-        self, view: Direct, fuse_fd: int, inner: socket.socket, *, direct: bool = True
+        self,
+        view: Direct,
+        fuse_fd: int,
+        inner: socket.socket,
+        *,
+        direct: bool = True,
+        compiled: bool = True,
     ) -> None:
-        """``direct``: answer requests here; else pyfuse3 gets all of them, to compare with."""
+        """``direct``: answer requests here; else pyfuse3 gets all of them, to compare with.
+        ``compiled``: by ``hot.c`` where that can be."""
         self.view = view
         self.direct = DIRECT if direct else {}
         self.fd = fuse_fd
@@ -75,6 +85,9 @@ class Lane:
         self._caller = Caller()
         self._poll = select.poll()
         self._poll.register(fuse_fd, select.POLLIN)
+        self._take: hot.Take = self._take_one
+        if direct and compiled:
+            self._take = hot.take(view, fuse_fd, self._whole) or self._take_one
 
     async def serve(self) -> None:
         """Until the mount is no more."""
@@ -89,29 +102,37 @@ class Lane:
 
     async def _read(self, nursery: trio.Nursery) -> None:
         burst = 0
-        into = [self._buffer]
         while True:
             if burst >= _BURST or self.waiting:
                 burst = 0
                 await trio.lowlevel.checkpoint()
-            if not self._poll.poll(0 if self.waiting else _MOMENT_MS):
-                burst = 0
-                await trio.lowlevel.wait_readable(self.fd)
             try:
-                length = os.readv(self.fd, into)
+                length = self._take(0 if self.waiting else _MOMENT_MS, _BURST)
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     return
+                raise
+            if length is None:
+                burst = _BURST
+            elif not length:
+                burst = 0
+                await trio.lowlevel.wait_readable(self.fd)
+            else:
+                left = self._one(self._whole[:length])
+                burst += 1
+                if left is not None:
+                    await self._leave(left, self._whole[:length], nursery)
+                    burst = 0
+
+    def _take_one(self, moment: int, most: int, /) -> int:
+        """The length of the next request; 0: none came in that many milliseconds."""
+        while self._poll.poll(moment):
+            try:
+                return os.readv(self.fd, [self._buffer])
+            except OSError as error:
                 if error.errno not in _MORE:
                     raise
-                continue
-            if not length:
-                return
-            left = self._one(self._whole[:length])
-            burst += 1
-            if left is not None:
-                await self._leave(left, self._whole[:length], nursery)
-                burst = 0
+        return 0
 
     async def _leave(self, left: object, request: memoryview, nursery: trio.Nursery) -> None:
         """Have a request answered that cannot be at once."""

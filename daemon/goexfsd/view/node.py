@@ -24,7 +24,7 @@ Version = tuple[int, int, int]
 TOP = 1
 CREATED = 1 << 62
 HASHED = 1 << 61
-_ROOT_SHIFT = 48
+ROOT_SHIFT = 48
 _HASH = struct.Struct("<QQQQ")
 
 
@@ -276,8 +276,8 @@ class Table:
 def base_number(key: Key, root_dev: int) -> int:
     """The inode number to show for a base entry."""
     root, dev, ino = key
-    if dev == root_dev and TOP < ino < 1 << _ROOT_SHIFT:
-        return root << _ROOT_SHIFT | ino
+    if dev == root_dev and TOP < ino < 1 << ROOT_SHIFT:
+        return root << ROOT_SHIFT | ino
     return _hashed(root, dev, ino, 1)
 
 

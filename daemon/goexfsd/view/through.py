@@ -27,7 +27,7 @@ from goexfsd.view.tree import Tree
 
 log = logging.getLogger("goexfsd.view")
 
-_WORTH = 256 << 10
+WORTH = 256 << 10
 """Bytes from which on a file is worth the question, which costs as much as some ten requests."""
 _PATIENCE = 2.0
 """Seconds that the daemon may take to answer."""
@@ -99,4 +99,4 @@ def _fits(node: Node, tree: Tree) -> bool:
     if tree.layer.privileged or tree.layer.quota is not None:
         return False
     st = os.fstat(node.fd)
-    return st.st_size >= _WORTH and not st.st_mode & _SPECIAL
+    return st.st_size >= WORTH and not st.st_mode & _SPECIAL

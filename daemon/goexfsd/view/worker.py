@@ -121,8 +121,14 @@ class Commands:
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
             view = self.view
-            direct = bool(self.worker.spec.options.get("lane", True))
-            lane = Lane(view, view.fuse_fd, view.inner, direct=direct)
+            options = self.worker.spec.options
+            lane = Lane(
+                view,
+                view.fuse_fd,
+                view.inner,
+                direct=bool(options.get("lane", True)),
+                compiled=bool(options.get("compiled", True)),
+            )
             nursery.start_soon(lane.serve)
             if view.tree.watcher is not None:
                 nursery.start_soon(view.tree.watcher.serve)
@@ -244,6 +250,7 @@ class Commands:
             "open_files": sum(node.opens for node in nodes.values()),
             "rss_kb": _resident_kb(),
             "requests": view.requests,
+            "plain": view.plain,
             "mutations": view.tree.layer.changes,
         }
 
