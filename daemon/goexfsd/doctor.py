@@ -39,6 +39,7 @@ def examine(state_dir: Path, runtime_dir: Path) -> list[Check]:
         ("python", _python),
         ("fuse", _fuse),
         ("libfuse", _libfuse),
+        ("compiled", _compiled),
         ("btrfs", _btrfs),
         ("btrfs-progs", lambda: _program("btrfs-progs", "mkfs.btrfs", "btrfs-progs")),
         ("loop", _loop),
@@ -133,6 +134,17 @@ def _libfuse() -> Check:
         return _good("libfuse", f"pyfuse3 {done.stdout.strip()} loads")
     last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     return _bad("libfuse", f"pyfuse3 cannot be loaded: {last}", "apt-get install libfuse3-3 fuse3")
+
+
+def _compiled() -> Check:
+    """Likewise: it loads what the view is made of."""
+    code = "from goexfsd.view import hot; hot.load()"
+    done = _run([sys.executable, "-c", code])
+    if done.returncode == 0:
+        return _good("compiled", "the view's compiled part loads", required=False)
+    last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    fix = "apt-get install gcc python3-dev, then install goexfs again"
+    return _bad("compiled", f"the view is slower than it could be: {last}", fix, required=False)
 
 
 def _btrfs() -> Check:

@@ -120,6 +120,18 @@ def build(layer: Layer, name: bytes, dir_fd: int, st: os.stat_result) -> bytes:
     return tmp
 
 
+def is_plain(source: Source, st: os.stat_result, made: os.stat_result) -> bool:
+    """Whether a copy that is ``made`` so far lacks only the times of the file ``source``."""
+    if (made.st_mode, made.st_uid, made.st_gid) != (st.st_mode, st.st_uid, st.st_gid):
+        return False
+    try:
+        return not os.listxattr(source, follow_symlinks=isinstance(source, int))
+    except OSError as error:
+        if error.errno in _NO_XATTR:
+            return True
+        raise
+
+
 def dress(
     layer: Layer,
     root: int,

@@ -29,13 +29,15 @@ from goexfsd.view.tree import Tree
 BIG = 4 << 20
 """Bytes of data that may be copied while everybody waits."""
 
+_NAMELESS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 3
 _SMALL = 128 << 10
 """Bytes that are copied in one piece."""
 
 Copied = tuple[bytes, int, os.stat_result, bytes | None]
-"""A copy's name in ``work``, a descriptor of it, what it is a copy of, and its bytes if known."""
+"""A copy's name in ``work`` (empty: it has none), a descriptor of it, what it is a copy of, and
+its bytes if known."""
 
 T = TypeVar("T")
 
@@ -122,19 +124,16 @@ class Copier:
         if layer.quota is not None and not tree.is_root(node):
             layer.quota.spend(0, 1)
 
-    def _put(self, parent: Node, tmp: bytes, name: bytes) -> None:
-        """Rename from ``work`` into place without touching the directory's times."""
+    def _put(self, parent: Node, made: bytes | int, name: bytes) -> None:
+        """Rename from ``work`` (or link a nameless file) into place, where nothing is yet,
+        without touching the directory's times."""
         at = self.tree.upper_fd(parent)
         st = os.fstat(at)
-        self.act(
-            (parent,),
-            kernel.renameat2,
-            self.layer.work_fd,
-            tmp,
-            at,
-            name,
-            kernel.RENAME_NOREPLACE,
-        )
+        if isinstance(made, int):
+            self.act((parent,), self._name_file, made, name, at)
+        else:
+            flags = kernel.RENAME_NOREPLACE
+            self.act((parent,), kernel.renameat2, self.layer.work_fd, made, at, name, flags)
         self._keep_times(at, st)
 
     def _keep_times(self, dir_fd: int, st: os.stat_result) -> None:
@@ -222,19 +221,17 @@ class Copier:
             src, source = self._open_unread(node, length)
         try:
             tmp, dst, st, data = self._copy_contents(node, src, length)
-            if where is not None:
-                self.layer.keep_original(node.root, st, src, data)
             try:
-                at = self.layer.work_fd
-                ino = copyup.dress(self.layer, node.root, source, at, tmp, st, os.fstat(dst))
                 if where is not None:
-                    self._install(node, tmp, st, where, ino)
-                elif not self._install_for_others(node, tmp, st):
-                    os.unlink(tmp, dir_fd=self.layer.work_fd)
-                    self._become_nameless(node, dst)
+                    self.layer.keep_original(node.root, st, src, data)
+                made = os.fstat(dst)
+                if where is not None and not tmp and copyup.is_plain(source, st, made):
+                    os.utime(dst, ns=(st.st_atime_ns, st.st_mtime_ns))
+                    self._install(node, dst, st, where, made.st_ino)
+                else:
+                    self._dress_and_install(node, source, (tmp, dst, st, data), where)
             except BaseException:
                 os.close(dst)
-                self.layer.discard(tmp)
                 raise
         finally:
             if src != node.fd:
@@ -242,6 +239,31 @@ class Copier:
         if quota is not None:
             quota.spend_on(os.fstat(dst))
         self._adopt_fd(node, dst)
+
+    def _dress_and_install(
+        self,
+        node: Node,
+        source: copyup.Source,
+        copied: Copied,
+        where: tuple[Node, bytes] | None,
+    ) -> None:
+        """Give a copy what else the base file has, and then its place."""
+        layer = self.layer
+        tmp, dst, st, _ = copied
+        if not tmp:
+            tmp = layer.unique()
+            self._name_file(dst, tmp, layer.work_fd)
+        try:
+            at = layer.work_fd
+            ino = copyup.dress(layer, node.root, source, at, tmp, st, os.fstat(dst))
+            if where is not None:
+                self._install(node, tmp, st, where, ino)
+            elif not self._install_for_others(node, tmp, st):
+                os.unlink(tmp, dir_fd=at)
+                self._become_nameless(node, dst)
+        except BaseException:
+            layer.discard(tmp)
+            raise
 
     def _open_source(self, node: Node) -> int:
         if node.readable:
@@ -276,7 +298,7 @@ class Copier:
         mode = stat.S_IMODE(now.st_mode)
         for attempt in range(1, _ATTEMPTS + 1):
             size = st.st_size if length is None else min(length, st.st_size)
-            tmp, dst = self._empty(mode)
+            dst = self._nameless(mode)
             data: bytes | None = None
             try:
                 if size and not self._reflink(src, dst, st, size):
@@ -294,16 +316,23 @@ class Copier:
                     break
                 st = after
             except BaseException:
-                self._scrap(tmp, dst)
+                os.close(dst)
                 raise
-            self._scrap(tmp, dst)
-        return tmp, dst, st, data
+            os.close(dst)
+        return b"", dst, st, data
 
-    def _empty(self, mode: int = 0o600) -> tuple[bytes, int]:
+    def _nameless(self, mode: int) -> int:
+        """A new file in ``work``, which goes with its descriptor unless it gets a name."""
+        return os.open(b".", _NAMELESS, mode & 0o777 | 0o600, dir_fd=self.layer.work_fd)
+
+    def _empty(self) -> tuple[bytes, int]:
         """A new file in ``work``: its name and a descriptor.  (Nobody else gets there.)"""
         name = self.layer.unique()
-        mode = mode & 0o777 | 0o600
-        return name, os.open(name, _CREATE, mode, dir_fd=self.layer.work_fd)
+        return name, os.open(name, _CREATE, 0o600, dir_fd=self.layer.work_fd)
+
+    def _name_file(self, fd: int, name: bytes, dir_fd: int) -> None:
+        """Give a nameless file a name, where nothing is yet."""
+        os.link(fd_path(fd), name, dst_dir_fd=dir_fd)  # follows to the file
 
     def _scrap(self, name: bytes, fd: int) -> None:
         os.close(fd)
@@ -358,37 +387,36 @@ class Copier:
     def _install(
         self,
         node: Node,
-        tmp: bytes,
+        made: bytes | int,
         st: os.stat_result,
         where: tuple[Node, bytes],
         ino: int,
     ) -> None:
-        """A finished copy, which is the inode ``ino``, comes into place."""
+        """A finished copy (its name in ``work``, or the descriptor of one without), which is the
+        inode ``ino``, comes into place."""
         layer, table = self.layer, self.table
         parent, name = where
         path = self.tree.lower_path(parent, name)
         layer.record(Kind.COPY, node.root, ino, path, layer.identity(node.root, st))
         if st.st_nlink > 1 and node.key is not None:
-            self._index(node, tmp)
-        self._put(parent, tmp, name)
+            self._index(node, made)
+        self._put(parent, made, name)
         node.lower = False
         if not node.indexed:
             table.leave_lower(node)
         table.place_upper(node, ino)
 
-    def _index(self, node: Node, tmp: bytes) -> None:
+    def _index(self, node: Node, made: bytes | int) -> None:
         """Give a finished copy its name in the index, where all the base's names find it."""
         layer = self.layer
         assert node.key is not None
         index = layer.index_name(node.key)
         layer.discard_at(layer.index_fd, index)
-        os.link(
-            tmp,
-            index,
-            src_dir_fd=layer.work_fd,
-            dst_dir_fd=layer.index_fd,
-            follow_symlinks=False,
-        )
+        if isinstance(made, int):
+            self._name_file(made, index, layer.index_fd)
+        else:
+            at, there = layer.work_fd, layer.index_fd
+            os.link(made, index, src_dir_fd=at, dst_dir_fd=there, follow_symlinks=False)
         node.indexed = True
 
     def _install_for_others(self, node: Node, tmp: bytes, st: os.stat_result) -> bool:

@@ -25,6 +25,7 @@ import mmap
 import os
 import select
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pyfuse3
 import trio
@@ -41,6 +42,8 @@ _BUFFER = 4 << 20
 _SO_SNDBUFFORCE = 32
 _MOMENT_MS = 1
 _BURST = 32
+_SLOW = 16
+"""Threads for slow work, at most."""
 _PYFUSE3 = object()
 _REFUSED = {wire.FLUSH: errno.ENOSYS, wire.IOCTL: errno.ENOTTY}
 """What nobody here answers.  The kernel asks no more for the first; the second comes with each
@@ -77,7 +80,8 @@ class Lane:
         self.fd = fuse_fd
         self.inner = inner
         self.waiting = 0
-        """Requests that wait for their answer: for pyfuse3, a copy, or a thread."""
+        """Requests that wait for somebody of this thread's: pyfuse3, or a copy."""
+        self._threads = ThreadPoolExecutor(_SLOW, "slow")
         self._init: int | None = None
         """The handshake's number, until it is answered."""
         self._buffer = mmap.mmap(-1, _LARGEST)  # takes no memory until it is used
@@ -96,6 +100,10 @@ class Lane:
             nursery.start_soon(self._pyfuse3)
             await self._read(nursery)
             nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Wait for slow work that was asked for."""
+        self._threads.shutdown()
 
     async def _pyfuse3(self) -> None:
         await pyfuse3.main()
@@ -140,8 +148,7 @@ class Lane:
             self.waiting += 1
             nursery.start_soon(self._after, left, bytes(request))
         elif isinstance(left, Later):
-            self.waiting += 1
-            nursery.start_soon(self._in_thread, left, wire.IN.unpack_from(request)[2])
+            self._threads.submit(self._in_thread, left, wire.IN.unpack_from(request)[2])
         else:
             await self._forward(request)
 
@@ -192,9 +199,10 @@ class Lane:
         finally:
             self.waiting -= 1
 
-    async def _in_thread(self, later: Later, unique: int) -> None:
+    def _in_thread(self, later: Later, unique: int) -> None:
+        """Do slow work and answer, both in a thread: nobody here need hear of it."""
         try:
-            await trio.to_thread.run_sync(later.work)
+            later.work()
         except OSError as error:
             self._fail(unique, error)
         except Exception:
@@ -202,8 +210,6 @@ class Lane:
             self._fail(unique, None)
         else:
             self._reply(unique, b"")
-        finally:
-            self.waiting -= 1
 
     def _fail(self, unique: int, error: OSError | None) -> None:
         code = errno.EIO if error is None or not error.errno else error.errno

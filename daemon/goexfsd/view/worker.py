@@ -136,6 +136,7 @@ class Commands:
             self.worker.send({"event": "ready"})
             await self._obey()
             nursery.cancel_scope.cancel()
+        await trio.to_thread.run_sync(lane.close)
         self.view.tree.layer.write_back()
         self.view.tree.layer.drain()
         self.view.tree.layer.sync_records()
