@@ -142,3 +142,17 @@ def test_modes_of_new_files_are_the_disk_s(view: View, mode: int, umask: int) ->
         finally:
             os.umask(before)
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_opening_looks_at_the_file(arena: Path, btrfs_image: Path, compiled: bool) -> None:
+    """Whatever the kernel may keep: who opens a base file reads what is in it then."""
+    base = arena / "base"
+    base.mkdir()
+    (base / "file").write_bytes(b"0" * 5000)
+    options = {"watch": False, "compiled": compiled}
+    with mounted(arena, [base], btrfs_image, **options) as view:
+        for number in range(1, 40):
+            with open(base / "file", "r+b") as file:
+                file.write(b"%d" % (number % 10) * 5000)
+            assert (view.top / "file").read_bytes() == b"%d" % (number % 10) * 5000

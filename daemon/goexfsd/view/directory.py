@@ -68,6 +68,10 @@ class Directories(Metadata):
         node = self.known(inode)
         if not node.gone:
             self.tree.merged_fd(node)  # an ESTALE is seen here: the kernel looks up again
+        return self.begin_listing(node)
+
+    def begin_listing(self, node: Node) -> int:
+        """The handle of a directory that is opened."""
         number = self._next_listing
         self._next_listing += 1
         self.listings[number] = Listing(node)
@@ -255,6 +259,10 @@ class Directories(Metadata):
 
     @handler
     def releasedir(self, fh: int) -> None:
+        self.end_listing(fh)
+
+    def end_listing(self, fh: int) -> None:
+        """The handle is closed."""
         node = self.listings.pop(fh).node
         node.opens -= 1
         self.tree.table.collect(node)

@@ -66,7 +66,7 @@ typedef enum { BROKEN = -1, DONE, DECLINE } Outcome;
 #define NODE_SLOTS(X) \
     X(id) X(kind) X(root) X(lookups) X(refs) X(parent) X(name) X(more) X(upper) X(upper_ino) \
     X(lower) X(key) X(indexed) X(upper_fd) X(lower_fd) X(fd) X(readable) X(writable) X(opens) \
-    X(through) X(passed) X(gone) X(subdirs) X(watch) X(times) X(told) X(version) X(plain) X(acl)
+    X(through) X(passed) X(gone) X(subdirs) X(watch) X(times) X(told) X(version) X(plain) X(acl) X(listed)
 
 #define AS_ENUM(name) N_##name,
 #define AS_STRING(name) #name,
@@ -102,7 +102,7 @@ typedef struct {
 
 static PyObject *s_requests, *s_plain, *s_changes, *s_quota, *s_privileged, *s_step, *s_reads, *s_known,
     *s_through, *s_watcher, *s_attributes, *s_listings, *s_listed, *s_told_of, *s_tidy,
-    *s_collect, *s_passed, *s_forget_attributes, *s_note, *s_lower_file, *s_names, *s_node;
+    *s_collect, *s_passed, *s_forget_attributes, *s_note, *s_lower_file, *s_node, *s_when, *s_parts, *s_begin_listing, *s_end_listing;
 static PyObject *os_fstat;
 
 #define SLOT(self, object, name) \
@@ -125,6 +125,10 @@ static inline void put(PyObject **slot, PyObject *value) {
 #define PUT_NUMBER(self, object, name, value) PUT(self, object, name, PyLong_FromLongLong(value))
 
 static inline PyObject *truth(bool value) { return Py_NewRef(value ? Py_True : Py_False); }
+
+static int64_t at_tuple(PyObject *tuple, int64_t index) {
+    return PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, index));
+}
 
 /* A list's item as a number. */
 static inline int64_t at(PyObject *list, int64_t index) {
@@ -188,9 +192,8 @@ static PyObject *version_of(const struct stat *st) {
 }
 
 static bool is_version(PyObject *version, const struct stat *st) {
-    return PyLong_AsLongLong(PyTuple_GET_ITEM(version, 0)) == st->st_size &&
-           PyLong_AsLongLong(PyTuple_GET_ITEM(version, 1)) == in_ns(st->st_mtim) &&
-           PyLong_AsLongLong(PyTuple_GET_ITEM(version, 2)) == in_ns(st->st_ctim);
+    return at_tuple(version, 0) == st->st_size && at_tuple(version, 1) == in_ns(st->st_mtim) &&
+           at_tuple(version, 2) == in_ns(st->st_ctim);
 }
 
 static PyObject *node_of(Hot *self, uint64_t number) { /* borrowed; NULL: unknown */
@@ -810,6 +813,53 @@ static Outcome do_getxattr(Hot *self, const struct fuse_in_header *in,
 
 /* -- directories ----------------------------------------------------------------------------- */
 
+/* Whether the next three (or four) numbers of a tuple are what stat says; moves on behind them. */
+static bool is_state(PyObject *parts, Py_ssize_t *next, int fd, bool with_device) {
+    struct stat st;
+    if (fstat(fd, &st)) return false;
+    const int64_t now[] = {(int64_t)st.st_dev, (int64_t)st.st_ino, in_ns(st.st_mtim),
+                           in_ns(st.st_ctim)};
+    for (int each = with_device ? 0 : 1; each < 4; each++, ++*next)
+        if (*next >= PyTuple_GET_SIZE(parts) || at_tuple(parts, *next) != now[each]) return false;
+    return true;
+}
+
+/* Directories.as_listed: whether a directory holds what the kernel was last told. */
+static bool is_as_listed(Hot *self, PyObject *node, int below) {
+    PyObject *listed = SLOT(self, node, listed);
+    if (listed == Py_None) return false;
+    PyObject *when = PyObject_GetAttr(listed, s_when), *parts = PyObject_GetAttr(listed, s_parts);
+    bool same = when != NULL && parts != NULL && PyTuple_Check(parts);
+    if (same && IS(self, node, lower) && NUMBER(self, node, watch) <= 0 && !is_stable(self, node))
+        same = monotonic() - PyLong_AsLongLong(when) < FRESH_NS;
+    Py_ssize_t next = 0;
+    if (same && IS(self, node, upper))
+        same = is_state(parts, &next, (int)NUMBER(self, node, upper_fd), false);
+    if (same && below >= 0) same = is_state(parts, &next, below, true);
+    same = same && next == PyTuple_GET_SIZE(parts);
+    Py_XDECREF(when);
+    Py_XDECREF(parts);
+    return same;
+}
+
+/* Directories.opendir */
+static Outcome do_opendir(Hot *self, const struct fuse_in_header *in) {
+    PyObject *node = node_of(self, in->nodeid);
+    if (node == NULL || IS(self, node, gone) || NUMBER(self, node, root) < 0 ||
+        NUMBER(self, node, kind) != S_IFDIR)
+        return DECLINE;
+    int below = merged_fd(self, node);
+    if (below == -2 || (IS(self, node, upper) && NUMBER(self, node, upper_fd) < 0)) return DECLINE;
+    PyObject *number = PyObject_CallMethodOneArg(self->view, s_begin_listing, node);
+    if (number == NULL) return BROKEN;
+    struct fuse_open_out out = {
+        .fh = PyLong_AsUnsignedLongLong(number),
+        .open_flags = FOPEN_CACHE_DIR | (is_as_listed(self, node, below) ? FOPEN_KEEP_CACHE : 0),
+    };
+    Py_DECREF(number);
+    return reply2(self, in->unique, &out, sizeof out);
+}
+
 /* One entry into the answer, by the handler's own method; its length, 0: there is none (any
  * more), -1: an error that Python has set. */
 static Py_ssize_t slow_entry(Hot *self, PyObject *listing, PyObject *name, uint64_t following,
@@ -900,6 +950,16 @@ end:
     return outcome;
 }
 
+/* Directories.releasedir */
+static Outcome do_releasedir(Hot *self, const struct fuse_in_header *in,
+                             const struct fuse_release_in *body) {
+    PyObject *number = PyLong_FromUnsignedLongLong(body->fh);
+    if (number == NULL) return BROKEN;
+    Outcome outcome = called(PyObject_CallMethodOneArg(self->view, s_end_listing, number));
+    Py_DECREF(number);
+    return outcome == DONE ? reply2(self, in->unique, NULL, 0) : outcome;
+}
+
 static Outcome answer(Hot *self) {
     const struct fuse_in_header *in = (const void *)self->in;
     const void *body = in + 1;
@@ -913,6 +973,8 @@ static Outcome answer(Hot *self) {
     case FUSE_WRITE: return do_write(self, in, body);
     case FUSE_RELEASE: return do_release(self, in, body);
     case FUSE_READDIRPLUS: return do_readdirplus(self, in, body);
+    case FUSE_OPENDIR: return do_opendir(self, in);
+    case FUSE_RELEASEDIR: return do_releasedir(self, in, body);
     case FUSE_CREATE: return do_create(self, in, body);
     case FUSE_GETXATTR: return do_getxattr(self, in, body);
     case FUSE_IOCTL: return fail(self, in->unique, ENOTTY); /* it comes with each isatty */
@@ -1121,7 +1183,8 @@ static ssize_t next_request(Hot *self, int moment) {
     }
 }
 
-/* Answer requests until there is something to tell: what run returns. */
+/* Answer requests until there is something to tell: what run returns.  An error that Python's
+ * methods did not expect is EIO to whoever asked, and the lane's to tell. */
 static PyObject *serve(Hot *self, int moment, int most, uint64_t *served) {
     while (self->turn < most) {
         ssize_t length = next_request(self, moment);
@@ -1131,7 +1194,12 @@ static PyObject *serve(Hot *self, int moment, int most, uint64_t *served) {
         if (bind(self)) return NULL; /* others may have run meanwhile */
         self->turn++;
         Outcome outcome = answer(self);
-        if (outcome == BROKEN) return NULL;
+        if (outcome == BROKEN) {
+            const struct fuse_in_header *in = (const void *)self->in;
+            if (in->opcode != FUSE_FORGET && in->opcode != FUSE_BATCH_FORGET)
+                fail(self, in->unique, EIO);
+            return NULL;
+        }
         if (outcome == DECLINE) {
             PyErr_Clear();
             return PyLong_FromSsize_t(length);
@@ -1197,7 +1265,8 @@ static int intern_names(void) {
         {&s_attributes, "attributes"}, {&s_listings, "listings"}, {&s_listed, "listed"},
         {&s_told_of, "told_of"}, {&s_tidy, "tidy"}, {&s_collect, "collect"},
         {&s_forget_attributes, "forget_attributes"}, {&s_note, "note"},
-        {&s_lower_file, "lower_file"}, {&s_passed, "_passed"}, {&s_names, "names"}, {&s_node, "node"},
+        {&s_lower_file, "lower_file"}, {&s_passed, "_passed"}, {&s_node, "node"}, {&s_when, "when"},
+        {&s_parts, "parts"}, {&s_begin_listing, "begin_listing"}, {&s_end_listing, "end_listing"},
     };
     for (size_t each = 0; each < sizeof names / sizeof *names; each++) {
         *names[each].into = PyUnicode_InternFromString(names[each].text);

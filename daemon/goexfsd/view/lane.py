@@ -120,6 +120,9 @@ class Lane:
                 if error.errno == errno.ENODEV:
                     return
                 raise
+            except Exception:
+                log.exception("a plain request failed")
+                continue
             if length is None:
                 burst = _BURST
             elif not length:
