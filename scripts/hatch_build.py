@@ -1,4 +1,4 @@
-"""Hatchling's hook: compiles ``daemon/goexfsd/view/hot.c`` beside its source.
+"""Hatchling's hook: compiles ``daemon/goexfsd/view/hotpath`` into a module beside it.
 
 Where there is no compiler, or it fails, goexfs is built without: all that it does is done in
 Python then, more slowly (``goexfs doctor`` says so).
@@ -15,12 +15,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("daemon/goexfsd/view/hot.c")
+SOURCES = Path("daemon/goexfsd/view/hotpath")
 FLAGS = (
     "-O2",
     "-std=gnu11",
     "-fPIC",
     "-shared",
+    "-fvisibility=hidden",
     "-fstack-protector-strong",
     "-fno-strict-aliasing",
 )
@@ -35,19 +36,20 @@ class Hook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
             return
-        made = compile_beside(Path(self.root) / SOURCE)
+        made = compile_beside(Path(self.root) / SOURCES)
         if made is not None:
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
             build_data["artifacts"].append(str(made.relative_to(self.root)))
 
 
-def compile_beside(source: Path) -> Path | None:
+def compile_beside(sources: Path) -> Path | None:
     """The module that was made; None if that could not be done."""
-    made = source.with_name("_hot" + str(sysconfig.get_config_var("EXT_SUFFIX")))
-    include = sysconfig.get_path("include")
+    made = sources.with_name("_hot" + str(sysconfig.get_config_var("EXT_SUFFIX")))
     compiler = shlex.split(str(sysconfig.get_config_var("CC") or "cc"))
-    command = [*compiler, *FLAGS, *WARNINGS, f"-I{include}", str(source), "-o", str(made)]
+    include = f"-I{sysconfig.get_path('include')}"
+    files = sorted(map(str, sources.glob("*.c")))
+    command = [*compiler, *FLAGS, *WARNINGS, include, *files, "-o", str(made)]
     try:
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError) as error:

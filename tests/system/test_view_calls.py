@@ -162,7 +162,8 @@ def hold(
     arena: Path,
     btrfs_image: Path,
     ext4_image: Path,
-    **options: bool,
+    *,
+    compiled: bool = True,
 ) -> None:
     """All cases, on a view over one directory of the ext4, and on another beside it."""
     base, disk = ext4_image / "base", ext4_image / "disk"
@@ -170,7 +171,7 @@ def hold(
         make_base(top, cases, user)
     before = manifest(base)
     owner = Owner(user.uid, user.gid, ())
-    with mounted(arena, [base], btrfs_image, owner, **options) as view:
+    with mounted(arena, [base], btrfs_image, owner, compiled=compiled) as view:
         tops = view.top, disk
         agree(as_user(user.uid, lambda: perform(tops, cases)))
         agree(as_user(user.uid, lambda: compare(tops, cases)))

@@ -150,9 +150,14 @@ def test_opening_looks_at_the_file(arena: Path, btrfs_image: Path, compiled: boo
     base = arena / "base"
     base.mkdir()
     (base / "file").write_bytes(b"0" * 5000)
-    options = {"watch": False, "compiled": compiled}
-    with mounted(arena, [base], btrfs_image, **options) as view:
+    User(UID, UID).own(base)
+    owner = Owner(UID, UID, ())
+    served = mounted(arena, [base], btrfs_image, owner, watch=False, compiled=compiled)
+    with served as view, acting(UID):
         for number in range(1, 40):
+            wanted = b"%d" % (number % 10) * 5000
             with open(base / "file", "r+b") as file:
-                file.write(b"%d" % (number % 10) * 5000)
-            assert (view.top / "file").read_bytes() == b"%d" % (number % 10) * 5000
+                file.write(wanted)
+            fd = os.open(view.top / "file", os.O_RDONLY)
+            assert os.read(fd, 9000) == wanted
+            os.close(fd)

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,11 +185,11 @@ def test_a_kept_listing_goes_with_a_rewind(users: tuple[View, int], btrfs_image:
 
 def test_pyfuse3_alone_serves_the_same(arena: Path, btrfs_image: Path, tree: Path) -> None:
     """Without the lane every request goes through pyfuse3's own handlers."""
-    told = []
-    for served in ({}, {"compiled": False}, {"lane": False}):
+    told: list[Any] = []
+    for lane, compiled in ((True, True), (True, False), (False, False)):
         at = arena / f"by-{len(told)}"
         at.mkdir()
-        with mounted(at, [tree], btrfs_image, **served) as view:
+        with mounted(at, [tree], btrfs_image, lane=lane, compiled=compiled) as view:
             top = view.top
             (top / "made").mkdir(0o750)
             (top / "made" / "file").write_bytes(b"x" * 100_000)

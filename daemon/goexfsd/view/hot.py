@@ -1,4 +1,4 @@
-"""The lane's compiled part (``hot.c``), where goexfs was built with it."""
+"""The lane's compiled part (``hotpath/``), where goexfs was built with it."""
 
 from __future__ import annotations
 

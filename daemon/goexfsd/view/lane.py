@@ -11,7 +11,7 @@ waits in poll(2) for a moment after each answer, because the next request mostly
 unless something is under way that must not be kept waiting; after ``_BURST`` requests everybody
 else has their turn.
 
-Where it is compiled, ``hot.c`` reads the requests and answers the plain ones itself; it hands on
+Where it is compiled, ``hotpath/`` reads the requests and answers the plain ones itself; it hands on
 what it declines, and nothing else here changes.
 
 The lane knows the protocol's envelope and nothing of what is in it (``direct.py``).
@@ -74,7 +74,7 @@ class Lane:
         compiled: bool = True,
     ) -> None:
         """``direct``: answer requests here; else pyfuse3 gets all of them, to compare with.
-        ``compiled``: by ``hot.c`` where that can be."""
+        ``compiled``: by ``hotpath/`` where that can be."""
         self.view = view
         self.direct = DIRECT if direct else {}
         self.fd = fuse_fd
