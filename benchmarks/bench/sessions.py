@@ -25,16 +25,17 @@ VIEWS = ("goexfs", "goexfs kernel", *OVERLAYS)
 
 
 def _open(tree: str, title: str) -> Item:
-    """From the request until the top has been listed."""
+    """From the request until something in the view has been looked at."""
 
     def measure(stage: Stage, system: System) -> Figures:
         base = stage.trees.get(tree)
+        name = min(os.listdir(base))
         context = system.view(stage, base, writes=False)
         views: list[View] = []
 
         def go() -> None:
             views.append(context.__enter__())
-            os.listdir(views[0].top)
+            os.lstat(os.path.join(views[0].top, name))
 
         try:
             return {f"open, {title}": timed(go)}
