@@ -23,6 +23,8 @@ FLAGS = (
     "-shared",
     "-fvisibility=hidden",
     "-fstack-protector-strong",
+    "-D_FORTIFY_SOURCE=2",
+    "-Wl,-z,relro,-z,now",
     "-fno-strict-aliasing",
 )
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wno-unused-parameter")

@@ -74,16 +74,18 @@ def _answer(sock: socket.socket, store: uuid.UUID) -> None:
             message, fds, _, _ = socket.recv_fds(sock, 16, 1, socket.MSG_CMSG_CLOEXEC)
             if not message:
                 return
+            told: int | None = None
             if message == b"f" and fuse < 0 and fds:
-                fuse = fds.pop()
-                sock.send(NUMBER.pack(0))
+                fuse, told = fds.pop(), 0
             elif message == b"o" and fds:
-                sock.send(NUMBER.pack(_register(fuse, fds[0], store)))
+                told = _register(fuse, fds[0], store)
             elif message[:1] == b"c" and len(message) == 1 + NUMBER.size:
                 with contextlib.suppress(OSError):
                     fcntl.ioctl(fuse, _CLOSE, message[1:])
             for fd in fds:
-                os.close(fd)
+                os.close(fd)  # before the answer: nothing holds the file after it
+            if told is not None:
+                sock.send(NUMBER.pack(told))
     finally:
         if fuse >= 0:
             os.close(fuse)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from daemons import User
 from goexfsd.view import hot
+from goexfsd.view.attributes import LIVE
 from goexfsd.worker import Owner
 from sides import acting
 from views import View, mounted
@@ -108,17 +111,69 @@ def test_it_keeps_nothing(view: View) -> None:
     assert after["rss_kb"] - before["rss_kb"] < 800
 
 
-def test_a_file_that_came_from_others_is_not_made(view: View) -> None:
-    """The view was asked for the name, told that there is none, and then somebody else made it."""
-    with acting(UID):
-        (view.top / "d" / "own").write_text("the directory is in the layer now")
-        assert not (view.top / "d" / "late").exists()
-        (view.roots[0] / "d" / "late").write_text("theirs")
-        (view.roots[0] / "d" / "later").write_text("theirs")
-        for name in ("late", "later"):
-            with pytest.raises(FileExistsError):
-                os.open(view.top / "d" / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            assert (view.top / "d" / name).read_text() == "theirs"
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_others_made_meanwhile_is_not_made_over(
+    arena: Path, btrfs_image: Path, compiled: bool
+) -> None:
+    """The kernel was told that there is no such name, and then somebody else made it."""
+    with unwatched(arena, btrfs_image, compiled) as (top, base):
+        (top / "own").write_text("the directory is in the layer now")
+        for number in range(5):
+            name = f"late{number}"
+            assert not (top / name).exists()
+            (base / name).write_text("theirs")
+            fd = os.open(top / name, os.O_CREAT | os.O_RDWR)
+            assert os.read(fd, 10) == b"theirs"
+            os.close(fd)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_another_file_in_its_place_is_not_taken_for_it(
+    arena: Path, btrfs_image: Path, compiled: bool
+) -> None:
+    with unwatched(arena, btrfs_image, compiled) as (top, base):
+        (base / "other").write_text("longer than it was")
+        handle = os.open(top / "file", os.O_PATH)
+        assert os.fstat(handle).st_size == 5000
+        (base / "other").rename(base / "file")
+        time.sleep(LIVE + 0.1)
+        with pytest.raises(OSError, match="Stale file handle"):
+            os.fstat(handle)
+        os.close(handle)
+        assert (top / "file").read_text() == "longer than it was"
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_another_directory_below_a_merged_one(
+    arena: Path, btrfs_image: Path, compiled: bool
+) -> None:
+    """The base has another directory in place of one that the session has changed something in."""
+    with unwatched(arena, btrfs_image, compiled) as (top, base):
+        (base / "d").mkdir()
+        (base / "d" / "old").write_text("old")
+        time.sleep(LIVE + 0.1)
+        (top / "d" / "own").write_text("own")
+        assert (top / "d" / "old").exists()
+        (base / "d").rename(base / "aside")
+        (base / "d").mkdir()
+        (base / "d" / "new").write_text("new")
+        time.sleep(LIVE + 0.1)
+        assert (top / "d" / "new").read_text() == "new"
+        assert not (top / "d" / "old").exists()
+        assert (top / "d" / "own").read_text() == "own"
+
+
+@contextlib.contextmanager
+def unwatched(arena: Path, store: Path, compiled: bool) -> Iterator[tuple[Path, Path]]:
+    """A view of an ordinary user, who acts, and its base; the kernel keeps things for a second."""
+    base = arena / "base"
+    base.mkdir()
+    (base / "file").write_bytes(b"0" * 5000)
+    User(UID, UID).own(base)
+    owner = Owner(UID, UID, ())
+    served = mounted(arena, [base], store, owner, watch=False, compiled=compiled)
+    with served as view, acting(UID):
+        yield view.top, base
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o4711, 0o2755, 0o600, 0o444, 0o000, 0o200])
@@ -147,17 +202,32 @@ def test_modes_of_new_files_are_the_disk_s(view: View, mode: int, umask: int) ->
 @pytest.mark.parametrize("compiled", [True, False])
 def test_opening_looks_at_the_file(arena: Path, btrfs_image: Path, compiled: bool) -> None:
     """Whatever the kernel may keep: who opens a base file reads what is in it then."""
-    base = arena / "base"
-    base.mkdir()
-    (base / "file").write_bytes(b"0" * 5000)
-    User(UID, UID).own(base)
-    owner = Owner(UID, UID, ())
-    served = mounted(arena, [base], btrfs_image, owner, watch=False, compiled=compiled)
-    with served as view, acting(UID):
+    with unwatched(arena, btrfs_image, compiled) as (top, base):
         for number in range(1, 40):
             wanted = b"%d" % (number % 10) * 5000
             with open(base / "file", "r+b") as file:
                 file.write(wanted)
-            fd = os.open(view.top / "file", os.O_RDONLY)
+            fd = os.open(top / "file", os.O_RDONLY)
             assert os.read(fd, 9000) == wanted
             os.close(fd)
+
+
+def test_every_change_counts(view: View) -> None:
+    """By these numbers the daemon knows whether what was reviewed is what is committed."""
+
+    def counted() -> int:
+        return int(view.command("sync")["mutations"])
+
+    with acting(UID):
+        (view.top / "d" / "warm").write_text("the first of all goes another way")
+        before = counted()
+        assert counted() == before
+        fd = os.open(view.top / "d" / "made", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        made = counted()
+        assert made > before
+        os.write(fd, b"some")
+        written = counted()
+        assert written > made
+        os.pwrite(fd, b"more", 2)
+        assert counted() > written
+        os.close(fd)
