@@ -77,6 +77,20 @@ def test_plain_requests_do_not_reach_python(view: View, work: Callable[[Path], N
     assert plain > 0.9 * all_of_them > 0
 
 
+def test_pages_of_an_unchanged_file_are_kept(view: View) -> None:
+    def read_all() -> int:
+        before = int(view.command("stats")["requests"])
+        with acting(UID):
+            for number in range(FILES):
+                fd = os.open(view.top / "d" / f"{number}", os.O_RDONLY)
+                os.read(fd, 10)
+                os.close(fd)
+        return int(view.command("stats")["requests"]) - before
+
+    read_all()
+    assert read_all() <= 2 * FILES + 10  # open and release
+
+
 def test_it_keeps_nothing(view: View) -> None:
     """Memory does not grow with what is asked again and again."""
 
@@ -161,6 +175,16 @@ def test_another_directory_below_a_merged_one(
         assert (top / "d" / "new").read_text() == "new"
         assert not (top / "d" / "old").exists()
         assert (top / "d" / "own").read_text() == "own"
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_file_that_others_renamed(arena: Path, btrfs_image: Path, compiled: bool) -> None:
+    with unwatched(arena, btrfs_image, compiled) as (top, base):
+        assert (top / "file").stat().st_size == 5000
+        (base / "file").rename(base / "moved")
+        assert (top / "moved").read_bytes() == b"0" * 5000
+        time.sleep(LIVE + 0.1)
+        assert not (top / "file").exists()
 
 
 @contextlib.contextmanager
