@@ -23,6 +23,8 @@ _ASIDE = 500
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _LANDLOCK_SCOPES = 6
 """The first version that has scopes (Linux 6.12)."""
+_IGNORED = (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT)
+"""By Python, or by nohup(1) and "&" when the daemon was started so; by what it executes, not."""
 # Never the caller's: root's shell would obey ENV, its loader LD_PRELOAD.
 _ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
@@ -38,9 +40,8 @@ def main() -> None:
     os.closerange(3, _ASIDE)
     for index, number in enumerate(numbers.split(b",")):
         os.dup2(_ASIDE + index, int(number), inheritable=True)
-    # Python ignores these; what it executes must not.
-    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
+    for number in _IGNORED:
+        _signal.signal(number, _signal.SIG_DFL)
     os.umask(0o022)
     try:
         if walled:
