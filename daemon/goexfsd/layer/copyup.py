@@ -124,11 +124,16 @@ def is_plain(source: Source, st: os.stat_result, made: os.stat_result) -> bool:
     """Whether a copy that is ``made`` so far lacks only the times of the file ``source``."""
     if (made.st_mode, made.st_uid, made.st_gid) != (st.st_mode, st.st_uid, st.st_gid):
         return False
+    return not _xattrs(source)
+
+
+def _xattrs(source: Source) -> list[str]:
+    """The names of all extended attributes that can be seen."""
     try:
-        return not os.listxattr(source, follow_symlinks=isinstance(source, int))
+        return os.listxattr(source, follow_symlinks=isinstance(source, int))
     except OSError as error:
         if error.errno in _NO_XATTR:
-            return True
+            return []
         raise
 
 
@@ -193,14 +198,8 @@ def _own(
 def _copy_xattrs(source: Source, target: bytes) -> tuple[bytes | None, bool]:
     """Copy extended attributes, all but the access ACL (returned) and file capabilities (whether
     there are any is returned)."""
-    try:
-        names = os.listxattr(source, follow_symlinks=isinstance(source, int))
-    except OSError as error:
-        if error.errno in _NO_XATTR:
-            return None, False
-        raise
     acl, capable = None, False
-    for text in names:
+    for text in _xattrs(source):
         name = os.fsencode(text)
         if name == CAPABILITY:
             capable = True

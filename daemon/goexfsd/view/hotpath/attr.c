@@ -89,7 +89,7 @@ void told(Hot *self, PyObject *node, const struct stat *st) {
 
 /* Attributes.entry, and one lookup more; false: unclear */
 bool entry(Hot *self, PyObject *node, const struct stat *st, bool ours,
-                  struct fuse_entry_out *into) {
+           struct fuse_entry_out *into) {
     memset(into, 0, sizeof *into);
     if (!attr(self, node, st, &into->attr)) return false;
     into->nodeid = into->attr.ino;

@@ -13,6 +13,12 @@ static bool is_as_read(Hot *self, PyObject *node, const struct stat *st) {
     return same && is_version(SLOT(self, node, told), st);
 }
 
+/* Make the kernel ask for a node's attributes again. */
+static Outcome forget_attributes(Hot *self, PyObject *node) {
+    PyObject *number = SLOT(self, node, id);
+    return called(PyObject_CallMethodOneArg(self->view, s_forget_attributes, number));
+}
+
 /* Open a base file where its node says that it is; -1: unclear */
 static int open_lower(Hot *self, PyObject *node, struct stat *st) {
     PyObject *parent = SLOT(self, node, parent);
@@ -74,7 +80,7 @@ static bool note_read(Hot *self, PyObject *node, int fd) {
 }
 
 Outcome do_open(Hot *self, const struct fuse_in_header *in,
-                       const struct fuse_open_in *body) {
+                const struct fuse_open_in *body) {
     PyObject *node = node_of(self, in->nodeid);
     if (node == NULL || body->flags & O_TRUNC || NUMBER(self, node, kind) != S_IFREG ||
         IS(self, node, gone) || NUMBER(self, node, through) || IS(self, node, passed))
@@ -91,15 +97,11 @@ Outcome do_open(Hot *self, const struct fuse_in_header *in,
             NUMBER(self, node, opens) == 0)
             return DECLINE;
     } else {
-        PyObject *parent = SLOT(self, node, parent);
-        if (!IS(self, node, readable) || parent == Py_None || SLOT(self, node, more) != Py_None)
+        if (!IS(self, node, readable) || SLOT(self, node, parent) == Py_None ||
+            SLOT(self, node, more) != Py_None)
             return DECLINE;
         if (!is_stable(self, node)) { /* is it still where it was? */
-            int where = (int)NUMBER(self, parent, lower_fd);
-            const char *name = PyBytes_AS_STRING(SLOT(self, node, name));
-            if (where < 0 || fstatat(where, name, &st, AT_SYMLINK_NOFOLLOW) ||
-                !is_key(SLOT(self, node, key), NUMBER(self, node, root), &st) || fstat(fd, &st))
-                return DECLINE;
+            if (!lower_status(self, node, &st) || fstat(fd, &st)) return DECLINE;
         }
     }
     if (reading && !upper && !note_read(self, node, fd)) {
@@ -114,11 +116,7 @@ Outcome do_open(Hot *self, const struct fuse_in_header *in,
     PUT_NUMBER(self, node, opens, NUMBER(self, node, opens) + 1);
     bool same = upper || is_stable(self, node) || is_as_read(self, node, &st);
     bool kills = in->uid != 0 && is_true(self->layer, s_privileged);
-    if (!same) {
-        Outcome outcome = called(
-            PyObject_CallMethodOneArg(self->view, s_forget_attributes, SLOT(self, node, id)));
-        if (outcome != DONE) return outcome;
-    }
+    if (!same && forget_attributes(self, node) != DONE) return BROKEN;
     struct fuse_open_out out = {
         .fh = (uint64_t)NUMBER(self, node, id) << 1 | kills,
         .open_flags = same ? FOPEN_KEEP_CACHE : 0,
@@ -127,7 +125,7 @@ Outcome do_open(Hot *self, const struct fuse_in_header *in,
 }
 
 Outcome do_read(Hot *self, const struct fuse_in_header *in,
-                       const struct fuse_read_in *body) {
+                const struct fuse_read_in *body) {
     PyObject *node = node_of(self, body->fh >> 1);
     if (node == NULL || !IS(self, node, readable) || body->size > BUFFER) return DECLINE;
     int fd = (int)NUMBER(self, node, fd);
@@ -135,11 +133,7 @@ Outcome do_read(Hot *self, const struct fuse_in_header *in,
     if (!IS(self, node, upper) && !is_stable(self, node)) {
         struct stat st;
         if (fstat(fd, &st)) return DECLINE;
-        if (!is_as_read(self, node, &st)) {
-            Outcome outcome = called(PyObject_CallMethodOneArg(self->view, s_forget_attributes,
-                                                               SLOT(self, node, id)));
-            if (outcome != DONE) return outcome;
-        }
+        if (!is_as_read(self, node, &st) && forget_attributes(self, node) != DONE) return BROKEN;
     }
     ssize_t done = pread(fd, self->out, body->size, (off_t)body->offset);
     return done < 0 ? fail(self, in->unique, errno)
@@ -147,7 +141,7 @@ Outcome do_read(Hot *self, const struct fuse_in_header *in,
 }
 
 Outcome do_write(Hot *self, const struct fuse_in_header *in,
-                        const struct fuse_write_in *body) {
+                 const struct fuse_write_in *body) {
     PyObject *node = node_of(self, body->fh >> 1);
     if (node == NULL || !IS(self, node, writable) || !is_none(self->layer, s_quota))
         return DECLINE;
@@ -168,7 +162,7 @@ Outcome do_write(Hot *self, const struct fuse_in_header *in,
 }
 
 Outcome do_release(Hot *self, const struct fuse_in_header *in,
-                          const struct fuse_release_in *body) {
+                   const struct fuse_release_in *body) {
     PyObject *node = node_of(self, body->fh >> 1);
     if (node == NULL || NUMBER(self, node, through)) return DECLINE;
     int64_t opens = NUMBER(self, node, opens) - 1;

@@ -75,7 +75,7 @@ static Py_ssize_t quick_entry(Hot *self, PyObject *parent, PyObject *name, uint6
                               char *into) {
     const char *text = PyBytes_AS_STRING(name);
     size_t length = (size_t)PyBytes_GET_SIZE(name);
-    if (text[0] == '.' && (length == 1 || (length == 2 && text[1] == '.'))) return -2;
+    if (is_dots(text, length)) return -2;
     struct stat st;
     Found found = find(self, parent, text, &st);
     if (found == UNCLEAR) return -2;
@@ -93,7 +93,7 @@ static Py_ssize_t quick_entry(Hot *self, PyObject *parent, PyObject *name, uint6
 
 /* Directories.fill */
 Outcome do_readdirplus(Hot *self, const struct fuse_in_header *in,
-                              const struct fuse_read_in *body) {
+                       const struct fuse_read_in *body) {
     if (body->size > BUFFER || body->offset > PY_SSIZE_T_MAX) return DECLINE;
     PyObject *listings = PyObject_GetAttr(self->view, s_listings);
     PyObject *number = PyLong_FromUnsignedLongLong(body->fh);
@@ -107,8 +107,9 @@ Outcome do_readdirplus(Hot *self, const struct fuse_in_header *in,
     }
     Outcome outcome = DECLINE;
     PyObject *parent = PyObject_GetAttr(listing, s_node);
-    PyObject *names = PyObject_CallMethod(self->view, "listed", "OK", listing,
-                                          (unsigned long long)body->offset);
+    PyObject *offset = PyLong_FromUnsignedLongLong(body->offset);
+    PyObject *names = PyObject_CallMethodObjArgs(self->view, s_listed, listing, offset, NULL);
+    Py_XDECREF(offset);
     if (parent == NULL || names == NULL || !PyList_Check(names)) {
         PyErr_Clear(); /* it is met again, and told, in Python */
         goto end;
@@ -116,7 +117,8 @@ Outcome do_readdirplus(Hot *self, const struct fuse_in_header *in,
     size_t length = 0;
     for (Py_ssize_t each = (Py_ssize_t)body->offset; each < PyList_GET_SIZE(names); each++) {
         PyObject *name = PyList_GET_ITEM(names, each);
-        size_t needs = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + (size_t)PyBytes_GET_SIZE(name));
+        size_t needs = FUSE_NAME_OFFSET_DIRENTPLUS + (size_t)PyBytes_GET_SIZE(name);
+        needs = FUSE_DIRENT_ALIGN(needs);
         if (length + needs > body->size) break;
         memset(self->out + length, 0, needs);
         Py_ssize_t took = quick_entry(self, parent, name, (uint64_t)each + 1, self->out + length);
@@ -141,7 +143,7 @@ end:
 
 /* Directories.releasedir */
 Outcome do_releasedir(Hot *self, const struct fuse_in_header *in,
-                             const struct fuse_release_in *body) {
+                      const struct fuse_release_in *body) {
     PyObject *number = PyLong_FromUnsignedLongLong(body->fh);
     if (number == NULL) return BROKEN;
     Outcome outcome = called(PyObject_CallMethodOneArg(self->view, s_end_listing, number));

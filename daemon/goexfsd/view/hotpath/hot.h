@@ -47,7 +47,6 @@
 #define CREATED (1ULL << 62)
 #define NUMBER_BITS 48
 
-
 /* What became of a request: BROKEN, a Python exception is set; DECLINE, it is for the lane. */
 typedef enum { BROKEN = -1, DONE, DECLINE } Outcome;
 /* What a name leads to; UNCLEAR: that is for the handlers to say. */
@@ -209,10 +208,15 @@ static inline bool is_stable(Hot *self, PyObject *node) {
     return PyList_GET_ITEM(self->stable, NUMBER(self, node, root)) == Py_True;
 }
 
-static inline bool is_named(Hot *self, PyObject *node, PyObject *parent, const char *name, size_t length) {
+static inline bool is_named(Hot *self, PyObject *node, PyObject *parent, const char *name,
+                            size_t length) {
     PyObject *own = SLOT(self, node, name);
     return SLOT(self, node, parent) == parent && (size_t)PyBytes_GET_SIZE(own) == length &&
            memcmp(PyBytes_AS_STRING(own), name, length) == 0;
+}
+
+static inline bool is_dots(const char *name, size_t length) {
+    return name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'));
 }
 
 /* place.c: where entries are, and their nodes */
@@ -222,6 +226,7 @@ PyObject *fresh_node(Hot *self, PyObject *parent, PyObject *number, PyObject *na
 PyObject *add_node(Hot *self, PyObject *node, PyObject *index, PyObject *key);
 PyObject *entry_node(Hot *self, PyObject *parent, const char *name, size_t length,
                      PyObject *name_object, const struct stat *st, Found found);
+bool lower_status(Hot *self, PyObject *node, struct stat *st);
 bool status(Hot *self, PyObject *node, struct stat *st);
 
 /* attr.c: what stat shows */

@@ -90,32 +90,6 @@ static int learn_slots(Hot *self) {
     return 0;
 }
 
-static int hot_init(Hot *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"view", "fd", "buffer", "model", NULL};
-    PyObject *view, *buffer, *model;
-    int fd;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OiOO", names, &view, &fd, &buffer, &model))
-        return -1;
-    if (self->view != NULL) {
-        PyErr_SetString(PyExc_TypeError, "a Hot is made once");
-        return -1;
-    }
-    if (PyObject_GetBuffer(buffer, &self->in_buffer, PyBUF_WRITABLE) < 0) return -1;
-    self->in = self->in_buffer.buf;
-    self->in_size = self->in_buffer.len;
-    self->out = mmap(NULL, BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (self->out == MAP_FAILED) {
-        self->out = NULL;
-        PyErr_NoMemory();
-        return -1;
-    }
-    self->fd = fd;
-    self->view = Py_NewRef(view);
-    self->model = Py_NewRef(model);
-    self->node = (PyTypeObject *)Py_NewRef(Py_TYPE(model));
-    return learn_slots(self);
-}
-
 static int hold(PyObject **into, PyObject *from, const char *name, PyTypeObject *type) {
     PyObject *found = PyObject_GetAttrString(from, name);
     if (found == NULL) return -1;
@@ -170,6 +144,32 @@ static int bind(Hot *self) {
     return failed ? -1 : 0;
 }
 
+static int hot_init(Hot *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"view", "fd", "buffer", "model", NULL};
+    PyObject *view, *buffer, *model;
+    int fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OiOO", names, &view, &fd, &buffer, &model))
+        return -1;
+    if (self->view != NULL) {
+        PyErr_SetString(PyExc_TypeError, "a Hot is made once");
+        return -1;
+    }
+    if (PyObject_GetBuffer(buffer, &self->in_buffer, PyBUF_WRITABLE) < 0) return -1;
+    self->in = self->in_buffer.buf;
+    self->in_size = self->in_buffer.len;
+    self->out = mmap(NULL, BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (self->out == MAP_FAILED) {
+        self->out = NULL;
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->fd = fd;
+    self->view = Py_NewRef(view);
+    self->model = Py_NewRef(model);
+    self->node = (PyTypeObject *)Py_NewRef(Py_TYPE(model));
+    return learn_slots(self) || bind(self) ? -1 : 0;
+}
+
 static int tidy(Hot *self) {
     if (PyList_GET_SIZE(self->dropped) == 0) return 0;
     return called(PyObject_CallMethodNoArgs(self->tree, s_tidy)) == DONE ? 0 : -1;
@@ -222,9 +222,8 @@ static PyObject *serve(Hot *self, int moment, int most, uint64_t *served) {
         if (length == 0) self->turn = 0;
         if (length == 0) return PyLong_FromLong(0);
         if (length < 0) return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
-        if (bind(self)) return NULL; /* others may have run meanwhile */
         self->turn++;
-        Outcome outcome = answer(self);
+        Outcome outcome = bind(self) ? BROKEN : answer(self); /* others may have run meanwhile */
         if (outcome == BROKEN) {
             const struct fuse_in_header *in = (const void *)self->in;
             if (in->opcode != FUSE_FORGET && in->opcode != FUSE_BATCH_FORGET)

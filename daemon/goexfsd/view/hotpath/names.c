@@ -12,7 +12,7 @@ Outcome do_lookup(Hot *self, const struct fuse_in_header *in, const char *name) 
     PyObject *parent = node_of(self, in->nodeid);
     size_t length = in->len - sizeof *in - 1;
     if (parent == NULL || length > NAME_MOST || NUMBER(self, parent, root) < 0) return DECLINE;
-    if (name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'))) return DECLINE;
+    if (is_dots(name, length)) return DECLINE;
     if (NUMBER(self, parent, watch) == 0 && !is_none(self->tree, s_watcher)) return DECLINE;
     struct stat st;
     Found found = find(self, parent, name, &st);
@@ -20,7 +20,7 @@ Outcome do_lookup(Hot *self, const struct fuse_in_header *in, const char *name) 
     if (found == ABSENT) {
         PyObject *absent = PyList_GET_ITEM(self->absent, NUMBER(self, parent, root));
         return reply(self, in->unique, PyBytes_AS_STRING(absent),
-                      (size_t)PyBytes_GET_SIZE(absent));
+                     (size_t)PyBytes_GET_SIZE(absent));
     }
     PyObject *node = entry_node(self, parent, name, length, NULL, &st, found);
     struct fuse_entry_out out;
@@ -53,7 +53,7 @@ static Outcome forget_one(Hot *self, uint64_t number, uint64_t count) {
 }
 
 Outcome do_forget(Hot *self, const struct fuse_in_header *in,
-                         const struct fuse_forget_in *body) {
+                  const struct fuse_forget_in *body) {
     return forget_one(self, in->nodeid, body->nlookup);
 }
 
@@ -113,7 +113,7 @@ static PyObject *made_node(Hot *self, PyObject *parent, PyObject *name, const st
 
 /* Names.create */
 Outcome do_create(Hot *self, const struct fuse_in_header *in,
-                         const struct fuse_create_in *body) {
+                  const struct fuse_create_in *body) {
     PyObject *parent = node_of(self, in->nodeid);
     const char *text = (const char *)(body + 1);
     mode_t mode = body->mode & 07777 & ~body->umask;
@@ -145,7 +145,7 @@ Outcome do_create(Hot *self, const struct fuse_in_header *in,
 
 /* Metadata.getxattr, of what the kernel asks for before the first write */
 Outcome do_getxattr(Hot *self, const struct fuse_in_header *in,
-                           const struct fuse_getxattr_in *body) {
+                    const struct fuse_getxattr_in *body) {
     if (strcmp((const char *)(body + 1), CAPABILITY) != 0) return DECLINE;
     PyObject *node = node_of(self, in->nodeid);
     if (node == NULL) return DECLINE;

@@ -82,7 +82,7 @@ static PyObject *base_node(Hot *self, PyObject *parent, PyObject *name, const st
 
 /* Tree.node: the node of an entry just found.  Borrowed; NULL: not for us, or an error. */
 PyObject *entry_node(Hot *self, PyObject *parent, const char *name, size_t length,
-                            PyObject *name_object, const struct stat *st, Found found) {
+                     PyObject *name_object, const struct stat *st, Found found) {
     PyObject *node, *key;
     if (found == UPPER) {
         key = PyLong_FromUnsignedLongLong(st->st_ino);
@@ -110,6 +110,14 @@ PyObject *entry_node(Hot *self, PyObject *parent, const char *name, size_t lengt
     return node;
 }
 
+/* Places.lower_status of a node with one name; false: unclear */
+bool lower_status(Hot *self, PyObject *node, struct stat *st) {
+    int fd = (int)NUMBER(self, SLOT(self, node, parent), lower_fd);
+    const char *name = PyBytes_AS_STRING(SLOT(self, node, name));
+    return fd >= 0 && fstatat(fd, name, st, AT_SYMLINK_NOFOLLOW) == 0 &&
+           is_key(SLOT(self, node, key), NUMBER(self, node, root), st);
+}
+
 /* Places.status; false: unclear */
 bool status(Hot *self, PyObject *node, struct stat *st) {
     int fd = (int)NUMBER(self, node, fd);
@@ -117,15 +125,13 @@ bool status(Hot *self, PyObject *node, struct stat *st) {
     if (is_root(self, node) || SLOT(self, node, more) != Py_None) return false;
     PyObject *parent = SLOT(self, node, parent);
     if (parent == Py_None) return false;
-    const char *name = PyBytes_AS_STRING(SLOT(self, node, name));
     if (IS(self, node, upper)) {
         fd = (int)NUMBER(self, node, upper_fd);
         if (fd >= 0) return fstat(fd, st) == 0;
         fd = (int)NUMBER(self, parent, upper_fd);
+        const char *name = PyBytes_AS_STRING(SLOT(self, node, name));
         return !IS(self, node, indexed) && fd >= 0 &&
                fstatat(fd, name, st, AT_SYMLINK_NOFOLLOW) == 0;
     }
-    fd = (int)NUMBER(self, parent, lower_fd);
-    return fd >= 0 && fstatat(fd, name, st, AT_SYMLINK_NOFOLLOW) == 0 &&
-           is_key(SLOT(self, node, key), NUMBER(self, node, root), st);
+    return lower_status(self, node, st);
 }
