@@ -192,7 +192,7 @@ class Layer:
         """
         if self._white_left > 0:
             try:
-                os.link(fd_path(self._white), name, dst_dir_fd=dir_fd)  # follows to the inode
+                kernel.linkat_fd(self._white, dir_fd, name)
             except FileNotFoundError:
                 pass  # all of its names are gone
             else:

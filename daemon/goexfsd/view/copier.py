@@ -29,7 +29,7 @@ from goexfsd.view.tree import Tree
 BIG = 4 << 20
 """Bytes of data that may be copied while everybody waits."""
 
-_NAMELESS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
+NAMELESS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 3
 _SMALL = 128 << 10
@@ -130,7 +130,7 @@ class Copier:
         at = self.tree.upper_fd(parent)
         st = os.fstat(at)
         if isinstance(made, int):
-            self.act((parent,), self._name_file, made, name, at)
+            self.act((parent,), kernel.linkat_fd, made, at, name)
         else:
             flags = kernel.RENAME_NOREPLACE
             self.act((parent,), kernel.renameat2, self.layer.work_fd, made, at, name, flags)
@@ -252,7 +252,7 @@ class Copier:
         tmp, dst, st, _ = copied
         if not tmp:
             tmp = layer.unique()
-            self._name_file(dst, tmp, layer.work_fd)
+            kernel.linkat_fd(dst, layer.work_fd, tmp)
         try:
             at = layer.work_fd
             ino = copyup.dress(layer, node.root, source, at, tmp, st, os.fstat(dst))
@@ -323,16 +323,12 @@ class Copier:
 
     def _nameless(self, mode: int) -> int:
         """A new file in ``work``, which goes with its descriptor unless it gets a name."""
-        return os.open(b".", _NAMELESS, mode & 0o777 | 0o600, dir_fd=self.layer.work_fd)
+        return os.open(b".", NAMELESS, mode & 0o777 | 0o600, dir_fd=self.layer.work_fd)
 
     def _empty(self) -> tuple[bytes, int]:
         """A new file in ``work``: its name and a descriptor.  (Nobody else gets there.)"""
         name = self.layer.unique()
         return name, os.open(name, _CREATE, 0o600, dir_fd=self.layer.work_fd)
-
-    def _name_file(self, fd: int, name: bytes, dir_fd: int) -> None:
-        """Give a nameless file a name, where nothing is yet."""
-        os.link(fd_path(fd), name, dst_dir_fd=dir_fd)  # follows to the file
 
     def _scrap(self, name: bytes, fd: int) -> None:
         os.close(fd)
@@ -413,7 +409,7 @@ class Copier:
         index = layer.index_name(node.key)
         layer.discard_at(layer.index_fd, index)
         if isinstance(made, int):
-            self._name_file(made, index, layer.index_fd)
+            kernel.linkat_fd(made, layer.index_fd, index)
         else:
             at, there = layer.work_fd, layer.index_fd
             os.link(made, index, src_dir_fd=at, dst_dir_fd=there, follow_symlinks=False)

@@ -16,11 +16,11 @@ from pyfuse3 import EntryAttributes, FileInfo
 
 from goexfsd.layer.format import owner_needs
 from goexfsd.layer.writer import fd_path
+from goexfsd.view.copier import NAMELESS
 from goexfsd.view.handling import Context, State, as_entry, entry_handler, handler
 from goexfsd.view.node import TOP, Node
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NAMELESS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
 
 
@@ -172,7 +172,7 @@ class Names(State):
             quota.want_inode()
         self.tree.layer.pass_over_the_dead()
         path = fd_path(self.tree.upper_fd(parent))
-        fd = self.changer.act((parent,), os.open, path, _NAMELESS, mode | self._lent(stat.S_IFREG))
+        fd = self.changer.act((parent,), os.open, path, NAMELESS, mode | self._lent(stat.S_IFREG))
         if owner is not None:
             os.fchown(fd, *owner)
             if mode & _SPECIAL:
