@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from goexfsd import kernel
-from goexfsd.commit import intent
+from goexfsd.commit import alike, intent
 from goexfsd.commit.base import Base, type_of
-from goexfsd.commit.draft import Blueprint, Taken
+from goexfsd.commit.draft import Blueprint, Contents, Taken
 from goexfsd.commit.faithful import (
     DATA,
     Meta,
@@ -62,10 +62,15 @@ def image_name(number: int) -> bytes:
     return b"image.%d" % number
 
 
-def save(blueprint: Blueprint, base: Base, before_fd: int, progress: Progress) -> None:
-    """Write all before-images and their index; durable once the store is synced."""
+def save(
+    blueprint: Blueprint, base: Base, source: Contents, before_fd: int, progress: Progress
+) -> None:
+    """Write all before-images and their index; durable once the store is synced.
+
+    ``source`` has what is to take the place of what they are of.
+    """
     lines = []
-    with _Saver(base, before_fd) as saver:
+    with _Saver(base, _Alike(blueprint, source), before_fd) as saver:
         for index, taken in enumerate(blueprint.taken):
             fault("before.image")
             line = saver.line(taken)
@@ -82,9 +87,27 @@ def save(blueprint: Blueprint, base: Base, before_fd: int, progress: Progress) -
     intent.write(before_fd, intent.IMAGES, intent.rows("images", lines), durable=False)
 
 
+class _Alike:
+    """What takes the place of a large file, and is often much like it."""
+
+    def __init__(self, blueprint: Blueprint, source: Contents) -> None:
+        self._source = source
+        self._at = {
+            (item.root, item.path): item.content
+            for item in blueprint.staged
+            if item.type == "file" and item.link_to is None and item.room >= alike.WORTH
+        }
+
+    def open(self, taken: Taken) -> int:
+        """A descriptor of its bytes, for the caller to close; -1: there is none."""
+        content = self._at.get((taken.root, taken.path))
+        data = None if content is None else self._source.data(content)
+        return data if isinstance(data, int) else -1
+
+
 class _Saver:
-    def __init__(self, base: Base, before_fd: int) -> None:
-        self._base, self._before_fd = base, before_fd
+    def __init__(self, base: Base, like: _Alike, before_fd: int) -> None:
+        self._base, self._like, self._before_fd = base, like, before_fd
         self._numbers: dict[tuple[int, int], int | None] = {}
         self._next = 0
         self._pack = _Pack(before_fd)
@@ -118,7 +141,7 @@ class _Saver:
             image: Image = None
             if stat.S_ISREG(st.st_mode):
                 data = small_data(src, st)
-                image = self._keep(src, st) if data is None else self._pack.put(data)
+                image = self._keep(taken, src, st) if data is None else self._pack.put(data)
             return self._line(taken, meta, st, image)
         finally:
             os.close(src)
@@ -144,13 +167,18 @@ class _Saver:
                 raise
             return None  # saved late
         try:
-            return self._keep(src, os.fstat(src))
+            return self._keep(taken, src, os.fstat(src))
         finally:
             os.close(src)
 
-    def _keep(self, src: int, st: os.stat_result) -> int:
+    def _keep(self, taken: Taken, src: int, st: os.stat_result) -> int:
         self._next += 1
-        keep(self._before_fd, image_name(self._next), src, st.st_size)
+        like = self._like.open(taken) if st.st_size >= alike.WORTH else -1
+        try:
+            keep(self._before_fd, image_name(self._next), src, st.st_size, like)
+        finally:
+            if like >= 0:
+                os.close(like)
         return self._next
 
 
@@ -193,11 +221,14 @@ class _Pack:
                 os.close(self._fd)
 
 
-def keep(dir_fd: int, name: bytes, src: int, size: int) -> None:
-    """Copy what ``src`` reads to a new file."""
+def keep(dir_fd: int, name: bytes, src: int, size: int, like: int = -1) -> None:
+    """Copy what ``src`` reads to a new file; ``like`` as in ``copy_alike``, or -1."""
     dst = os.open(name, _NEW, 0o600, dir_fd=dir_fd)
     try:
-        copy_data(src, dst, size)
+        if like < 0:
+            copy_data(src, dst, size)
+        else:
+            alike.copy_alike(src, dst, size, like)
     finally:
         os.close(dst)
 

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from goexfsd.layer.format import unescape_xattr
 _CHUNK = 1 << 20
 SMALL = 32 << 10
 """Files of up to so many bytes, without holes, are read and written whole."""
-_NO_REFLINK = (
+NO_REFLINK = (
     errno.EXDEV,
     errno.EOPNOTSUPP,
     errno.EINVAL,
@@ -34,6 +34,7 @@ _NO_REFLINK = (
     errno.EPERM,
     errno.ETXTBSY,
 )
+"""What says that two files cannot share their extents."""
 _NO_RANGE = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ETXTBSY)
 _CAPABILITY = b"security.capability"
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -181,7 +182,7 @@ def copy_data(src: int, dst: int, size: int) -> None:
     try:
         kernel.ficlone(dst, src)
     except OSError as error:
-        if error.errno not in _NO_REFLINK:
+        if error.errno not in NO_REFLINK:
             raise
         os.ftruncate(dst, size)
         _copy_extents(src, dst, size)
@@ -190,6 +191,12 @@ def copy_data(src: int, dst: int, size: int) -> None:
 
 
 def _copy_extents(src: int, dst: int, size: int) -> None:
+    for start, end in extents(src, size):
+        _copy_range(src, dst, start, end)
+
+
+def extents(src: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where (start, end) there are data in the first ``size`` bytes of a file."""
     at = 0
     while at < size:
         try:
@@ -199,7 +206,8 @@ def _copy_extents(src: int, dst: int, size: int) -> None:
                 return  # only a hole is left
             raise
         at = min(os.lseek(src, start, os.SEEK_HOLE), size)
-        _copy_range(src, dst, start, at)
+        if start < at:
+            yield start, at
 
 
 def _copy_range(src: int, dst: int, start: int, end: int) -> None:

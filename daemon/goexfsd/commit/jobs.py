@@ -188,7 +188,7 @@ class _Preparation:
         self._base.forget()
         self._ground = Ground(plan.nodes, self._worker.root_fds)
         try:
-            before.save(blueprint, self._base, self._before_fd, self._progress)
+            before.save(blueprint, self._base, source, self._before_fd, self._progress)
             stage.stage(
                 blueprint, self._ground, self._base, source, self._before_fd, self._progress
             )
