@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -155,6 +156,7 @@ async def open_hold(workers: Workers, spec: WorkerSpec, place: Place) -> AsyncIt
     """
     make_place(place)
     served_by = overlay_worker if place.kernel else view_worker
+    watching = -1
     try:
         async with open_channel(
             workers, served_by.entry, spec, prepare=served_by.prepare
@@ -168,10 +170,12 @@ async def open_hold(workers: Workers, spec: WorkerSpec, place: Place) -> AsyncIt
                 if spec.options.get("passthrough") and not place.kernel:
                     nursery.start_soon(_pass_through, hold, spec)
                 yield hold
-                await _stop(hold)
+                watching = await _stop(hold)
                 nursery.cancel_scope.cancel()
     finally:
         clear_place(place)
+        if watching >= 0:
+            threading.Thread(target=os.close, args=(watching,), daemon=True).start()
 
 
 async def _ready(channel: Channel, place: Place) -> None:
@@ -207,9 +211,26 @@ async def _pass_through(hold: Hold, spec: WorkerSpec) -> None:
         os.close(fd)
 
 
-async def _stop(hold: Hold) -> None:
+async def _stop(hold: Hold) -> int:
+    """Have the view end itself; returns a descriptor that is to be closed after it, or -1."""
+    watching = -1
     with trio.move_on_after(5, shield=True), contextlib.suppress(GoexfsError):
+        if not hold.place.kernel:
+            watching = await _watching(hold)
         await hold.call("stop")
+    return watching
+
+
+async def _watching(hold: Hold) -> int:
+    """A duplicate of the worker's inotify instance.
+
+    The kernel takes some 15 ms to close one that watches, and the worker's end would wait for that.
+    """
+    number = int((await hold.call("watching"))["fd"])
+    with contextlib.suppress(OSError):  # where it may not be traced, that is waited for
+        if number >= 0:
+            return kernel.pidfd_getfd(hold.channel.pid, number)
+    return -1
 
 
 def make_place(place: Place) -> None:

@@ -55,6 +55,7 @@ _STATX_MNT_ID = 0x1000
 _AT_STATX_DONT_SYNC = 0x4000
 _MAX_HANDLE = 128
 _SYS_OPENAT2 = 437
+_SYS_PIDFD_GETFD = 438
 _SOL_SOCKET = 1
 _SO_PEERGROUPS = 59
 _SYS_SETGROUPS = {"x86_64": 116, "i686": 206, "ppc64le": 81, "s390x": 206}  # else 159
@@ -222,6 +223,16 @@ IN_IGNORED = 0x8000
 IN_SELF_GONE = 0x400 | 0x800  # DELETE_SELF, MOVE_SELF
 _IN_CHANGES = 0x2 | 0x4 | 0x8 | IN_NAMES | IN_SELF_GONE  # MODIFY, ATTRIB, CLOSE_WRITE
 _IN_ONLYDIR = 0x01000000
+
+
+def pidfd_getfd(pid: int, fd: int) -> int:
+    """A duplicate of another process's descriptor.  OSError (EPERM) unless it may be traced,
+    (EBADF, ESRCH) where there is none."""
+    process = os.pidfd_open(pid)
+    try:
+        return int(_check(_libc.syscall(_SYS_PIDFD_GETFD, process, fd, 0)))
+    finally:
+        os.close(process)
 
 
 def inotify_init() -> int:

@@ -37,6 +37,8 @@ class Register:
     locks: RootLocks = field(default_factory=RootLocks)
     opening: RootLocks = field(default_factory=RootLocks)
     """Held where no session may be opened for the moment."""
+    _unsettled: int = 0
+    """Sessions whose end is not on disk yet."""
 
     # -- which one ---------------------------------------------------------------------------
 
@@ -162,6 +164,22 @@ class Register:
         await session.close()
         await trio.to_thread.run_sync(self.house.store.delete_session, session.id)
         self.live.pop(session.id, None)
+        self._unsettled += 1
+        if self._unsettled == 1:
+            self.nursery.start_soon(self._settle)
+
+    async def _settle(self) -> None:
+        """Let the disk follow, and the room of what went come back, while nobody waits.
+
+        That the session is over the catalog says; what is left of it after a crash is garbage.
+        """
+        while self._unsettled:
+            ended = self._unsettled
+            try:
+                await trio.to_thread.run_sync(self.house.store.settle)
+            except GoexfsError as error:
+                log.warning("the store does not settle", error=error.message)
+            self._unsettled -= ended
 
     async def reopen(self) -> None:
         """Serve the sessions that were open when the daemon last ended; drop what is too old."""

@@ -284,7 +284,7 @@ def start_worker(
 
 
 def error_message(error: BaseException) -> dict[str, Any]:
-    """The message that carries an error to the daemon; ``raise_error`` is its other half."""
+    """The message that carries an error to the daemon; ``channel.error_of`` is its other half."""
     if isinstance(error, GoexfsError):
         return {"event": "error", "error": error.to_wire()}
     text = "".join(traceback.format_exception(error))

@@ -375,3 +375,22 @@ def test_busy_sessions_refuse(
     sleeping = subprocess.run(["pgrep", "-u", "21001", "sleep"], capture_output=True, check=False)
     assert sleeping.stdout == b""
     goexfs("discard", **where)
+
+
+def test_the_room_of_a_session_that_ended_comes_back(
+    tree: Path, goexfs: Goexfs, daemon: Daemon
+) -> None:
+    """Nobody waits for it: the answer comes before the disk has followed."""
+
+    def free() -> int:
+        st = os.statvfs(daemon.state / "store")
+        return st.f_bfree * st.f_frsize
+
+    goexfs("mount", tree)
+    goexfs("run", "--", "sh", "-c", "head -c 50M /dev/urandom > large; sync large", cwd=tree)
+    full = free()
+    goexfs("discard", cwd=tree)
+    deadline = time.monotonic() + 20  # sooner than the file system would by itself
+    while free() < full + 40 * 2**20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert free() >= full + 40 * 2**20

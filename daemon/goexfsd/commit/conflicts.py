@@ -100,9 +100,9 @@ class Checker:
     def change(self, change: Change) -> Conflict | None:
         """What stands against it, if anything does."""
         for path, origin in self.touched(change):
-            found = self.entry(change, path, origin)
+            found, st = self._entry(change, path, origin)
             if found is None and (change.kind != "renamed" or path == change.old_path):
-                found = self._still(change, path)
+                found = self._still(change, path, st)
             if found is not None:
                 return found
         return None
@@ -135,13 +135,13 @@ class Checker:
         st = self._base.look(root, path)
         return None if st is None or not stat.S_ISDIR(st.st_mode) else (st.st_dev, st.st_ino)
 
-    def _still(self, change: Change, path: bytes) -> Conflict | None:
-        """The entry must also be the one that the change list was made of.
+    def _still(self, change: Change, path: bytes, st: os.stat_result | None) -> Conflict | None:
+        """The entry, ``st``, must also be the one that the change list was made of.
 
         Somebody who swaps entries to and fro may have shown the list something else than what
         was there before, and is there again now: the list would then be of the wrong kind.
         """
-        st, was = self._base.look(change.root, path), change.old_st
+        was = change.old_st
         if st is was:  # it was not looked at anew
             return None
         if was is None:
@@ -155,18 +155,26 @@ class Checker:
 
     def entry(self, change: Change, path: bytes, origin: Identity | None) -> Conflict | None:
         """What stands against it at one of the places that it touches."""
+        return self._entry(change, path, origin)[0]
+
+    def _entry(
+        self, change: Change, path: bytes, origin: Identity | None
+    ) -> tuple[Conflict | None, os.stat_result | None]:
+        """The same, and what is there."""
         root = change.root
         wrong = self._way(root, path)
         if wrong is not None:
             sentence, there = wrong
-            return _conflict(change, path, "parent", sentence, _ANY[:2] if there else _THEIRS)
+            ways = _ANY[:2] if there else _THEIRS
+            return _conflict(change, path, "parent", sentence, ways), None
         st = self._base.look(root, path)
         found = self._moved(change, path, origin, st)
         if found is not None or st is None or not _takes_away(change):
-            return found
+            return found, st
         if self._base.is_mounted(root, path):
-            return _conflict(change, path, "blocked", "something is mounted on it now", _THEIRS)
-        return None
+            happened = "something is mounted on it now"
+            found = _conflict(change, path, "blocked", happened, _THEIRS)
+        return found, st
 
     def _moved(
         self, change: Change, path: bytes, origin: Identity | None, st: os.stat_result | None

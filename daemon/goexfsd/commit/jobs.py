@@ -32,6 +32,7 @@ from goexfs.errors import CommitFailed, Conflict
 from goexfs.names import display
 from goexfsd import kernel
 from goexfsd.commit import (
+    aside,
     before,
     conflicts,
     describe,
@@ -173,7 +174,11 @@ class _Preparation:
             self._tell(found)
         return bool(found)
 
+    def _before_last(self) -> None:
+        """What is still to be said before the message that ends the way to the intent."""
+
     def _tell(self, found: list[conflicts.Conflict]) -> None:
+        self._before_last()
         names = [root.name for root in self._roots]
         wire = [conflict.to_wire(names) for conflict in found]
         self._worker.send({"event": "conflicts", "conflicts": wire, **self._remaining()})
@@ -219,6 +224,7 @@ class _Preparation:
         return None
 
     def _say_intent(self, plan: Plan) -> None:
+        self._before_last()
         count = sum(plan.applied.values())
         said = {"changes": count, "losses": plan.losses, "sha256": self._digest()}
         self._worker.send({"event": "intent", **said})
@@ -236,6 +242,7 @@ class _Commit(_Preparation):
         self._places = Places(())
         self._source: Merged | None = None
         self._originals = originals.read(self._source_fd)
+        self._aside: aside.Aside | None = None
         self._accepted = conflicts.Accepted()
         self._strict: Strict | None = None
         if worker.spec.options.get("strict"):
@@ -244,6 +251,8 @@ class _Commit(_Preparation):
     def close(self) -> None:
         super().close()
         self._originals.close()
+        if self._aside is not None:
+            self._aside.close()
         if self._source is not None:
             self._source.close()
 
@@ -266,9 +275,20 @@ class _Commit(_Preparation):
         with opened as views:
             found = differences(views, progress=tell)
             if spec.options.get("review"):
-                lines = Reviewed(select(found, meant(spec)), views, spec).lines()
-                self._worker.send({"event": "reviewed", "warnings": lines})
+                review = Reviewed(select(found, meant(spec)), views, spec)
+                if aside.is_worth_it(len(found)):
+                    self._aside = aside.Aside(self._worker, review.lines)
+                else:
+                    self._say_reviewed(review.lines())
         return [each.change for each in found]
+
+    def _say_reviewed(self, lines: list[str]) -> None:
+        self._worker.send({"event": "reviewed", "warnings": lines})
+
+    def _before_last(self) -> None:
+        if self._aside is not None:
+            lines, self._aside = self._aside.lines(), None
+            self._say_reviewed(lines)
 
     def _looked(self, changes: list[Change]) -> None:
         """The change list has looked at most of the base that is touched."""
@@ -350,12 +370,14 @@ class _Commit(_Preparation):
         return bool(self._chosen)
 
     def _nothing(self) -> None:
+        self._before_last()
         self._worker.send({"event": "nothing", **self._remaining()})
 
     def _remaining(self) -> dict[str, Any]:
         return {"remaining": dict(Counter(change.kind for change in self._all))}
 
     def _preview(self, blueprint: Blueprint, parts: Collection[Place]) -> None:
+        self._before_last()
         lines = describe.operations(blueprint)
         for line in lines:
             line["root"] = self._roots[line["root"]].name

@@ -189,10 +189,13 @@ class Store:
         self._discard(path, "dropping the former layer")
 
     def delete_session(self, sid: str) -> None:
-        """Throw away everything a session has; none there is fine.  Constant in its content."""
+        """Throw away everything a session has; none there is fine.  Constant in its content.
+
+        It is not on disk yet, nor has the room come back, before ``sync``, or half a minute.
+        """
         self._held.pop(sid, None)
         self._begun.discard(sid)
-        self._discard(self._session(sid), "discarding a session")
+        self._discard(self._session(sid), "discarding a session", durable=False)
         with self._telling("discarding a session"):
             now = usage.read(self.path, None)
             if now.free_bytes < now.total_bytes // 10:  # the room is wanted now, not at leisure
@@ -314,6 +317,11 @@ class Store:
         with self._telling("writing to it"):
             subvolumes.sync(self.path)
 
+    def settle(self) -> None:
+        """``sync``, and wait until what was thrown away gave its room back, for a while at most."""
+        with self._telling("writing to it"):
+            subvolumes.wait_cleaned(self.path, _PATIENCE, often=False)
+
     # -- inside ---------------------------------------------------------------------------
 
     def _session(self, sid: str) -> Path:
@@ -375,11 +383,12 @@ class Store:
 
         self._with_cleaning(attempt)
 
-    def _discard(self, path: Path, what: str) -> None:
+    def _discard(self, path: Path, what: str, *, durable: bool = True) -> None:
         with self._telling(what):
             if path.exists():
                 garbage.discard(self.path, path)
-                subvolumes.sync(self.path)
+                if durable:
+                    subvolumes.sync(self.path)
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import btrfsutil
 
+_PAUSE = 0.02
+"""Seconds."""
+
 
 def create(path: Path) -> None:
     """An empty subvolume."""
@@ -66,13 +69,19 @@ def sync(path: Path) -> None:
     btrfsutil.sync(str(path))
 
 
-def wait_cleaned(path: Path, patience: float) -> bool:
-    """Wait until deleted subvolumes gave their room back; False if some are left."""
+def wait_cleaned(path: Path, patience: float, *, often: bool = True) -> bool:
+    """Wait until deleted subvolumes gave their room back; False if some are left.
+
+    Each look syncs the file system; they become rarer unless it is to be ``often``.
+    """
     deadline = time.monotonic() + patience
+    pause = _PAUSE
     sync(path)
     while btrfsutil.deleted_subvolumes(str(path)):
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = _PAUSE if often else pause * 2
         sync(path)
+    sync(path)  # what the cleaner freed can be used again after its transaction only
     return True

@@ -116,6 +116,7 @@ class Commands:
             "stats": self._stats,
             "rewind": self._rewind,
             "passthrough": self._passthrough,
+            "watching": self._watching,
         }
 
     async def serve(self) -> None:
@@ -203,6 +204,12 @@ class Commands:
         except OSError as error:
             log.warning("no passthrough: %s", error)
         return {}
+
+    async def _watching(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The number of the inotify descriptor, or -1."""
+        del message
+        watcher = self.view.tree.watcher
+        return {"fd": -1 if watcher is None else watcher.fd}
 
     async def _sync(self, message: dict[str, Any]) -> dict[str, Any]:
         layer = self.view.tree.layer
