@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from views import View, mounted
 
 UID = 21001
 FILES = 300
+_GETDENTS64 = {"x86_64": 217, "i686": 220}.get(os.uname().machine, 61)
 
 
 @pytest.fixture
@@ -255,3 +258,46 @@ def test_every_change_counts(view: View) -> None:
         os.pwrite(fd, b"more", 2)
         assert counted() > written
         os.close(fd)
+
+
+def few_names(fd: int) -> list[bytes]:
+    """The next names of an open directory, in one getdents64 with room for some four."""
+    buffer = ctypes.create_string_buffer(120)
+    libc = ctypes.CDLL(None, use_errno=True)
+    count = libc.syscall(_GETDENTS64, fd, buffer, len(buffer))
+    assert count >= 0, os.strerror(ctypes.get_errno())
+    found, at = [], 0
+    while at < count:
+        (length,) = struct.unpack_from("=H", buffer.raw, at + 16)
+        found.append(buffer.raw[at + 19 : at + length].partition(b"\0")[0])
+        at += length
+    return found
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_listing_that_the_kernel_began_goes_on_as_it_was(
+    arena: Path, btrfs_image: Path, compiled: bool
+) -> None:
+    """The kernel shows the beginning from what it keeps, and the rest from what it keeps then."""
+    names = [b"%02d" % number for number in range(12)]
+    with unwatched(arena, btrfs_image, compiled) as (top, base):
+        directory = base / "listed"
+        directory.mkdir()
+        for name in names:
+            (directory / os.fsdecode(name)).write_text("x")
+        assert len(os.listdir(top / "listed")) == 12  # now the kernel keeps it
+        fd = os.open(top / "listed", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            found = few_names(fd)
+            assert 2 < len(found) < 10
+            for name in names[::2]:  # they move to another place in the view's own order
+                (top / "listed" / os.fsdecode(name)).write_text("changed")
+            for number in range(5):
+                (top / "listed" / f"new{number}").write_text("new")
+            assert len(os.listdir(top / "listed")) == 17  # now it keeps this
+            while more := few_names(fd):
+                found += more
+        finally:
+            os.close(fd)
+        assert sorted(name for name in found if name in names) == names
+        assert len(found) == len(set(found))

@@ -6,7 +6,9 @@ none is lost that stood throughout.  What has vanished since is left out.
 
 The kernel may keep what a directory held, and list it again without asking, as long as
 ``as_listed`` says so when it is opened: what the session changes in it the kernel sees itself,
-and what others change in a live base shows within a second.
+and what others change in a live base shows within a second.  It keeps one listing, the newest,
+and goes on in that with whoever began in an older one: so a name has the same position in all
+listings of a directory (``Node.order``).  Only where much has gone are the positions given anew.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_ENTRY = bytes(wire.ENTRY_OUT.size)
 _DIRECTORY, _FILE, _LINK = 4, 8, 10  # DT_DIR, DT_REG, DT_LNK
 _SELF = (b".", b"..")
+_HOLES = 64
 _KIND = 0o170000
 _PLUS = wire.ENTRY_OUT.size + wire.DIRENT.size
 _PAD = [bytes(count) for count in range(8)]
@@ -50,7 +53,7 @@ class Listing:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.names: list[bytes] | None = None
+        self.names: list[bytes | None] | None = None
         self.types: dict[bytes, tuple[int, int]] | None = None
         """Of a directory that may be read and not entered: each name's number and type."""
 
@@ -102,8 +105,9 @@ class Directories(Metadata):
             parts += (st.st_dev, st.st_ino, st.st_mtime_ns, st.st_ctime_ns)
         return parts
 
-    def listed(self, listing: Listing, offset: int) -> list[bytes]:
-        """The names of an open directory, looked at anew from its beginning."""
+    def listed(self, listing: Listing, offset: int) -> list[bytes | None]:
+        """The names of an open directory, by position, looked at anew from its beginning; None
+        where there is none any more."""
         node = listing.node
         if listing.names is None or offset == 0:
             listing.types = None
@@ -111,7 +115,7 @@ class Directories(Metadata):
                 self.tree.watch(node)
             when = time.monotonic_ns()
             held = () if node.gone or node.root < 0 else self._held(node)
-            listing.names = [b".", b"..", *self.tree.names(node)]
+            listing.names = node.order = in_order(node.order, self.tree.names(node))
             node.listed = Held(when, held)
         return listing.names
 
@@ -142,6 +146,8 @@ class Directories(Metadata):
         at = offset
         for name in names[offset:]:
             at += 1
+            if name is None:
+                continue
             length = len(name)
             room -= _PLUS + (length + 7 & ~7)
             if room < 0:
@@ -239,7 +245,8 @@ class Directories(Metadata):
         listing = self.listings[fh]
         names = self.listed(listing, start_id)
         for at in range(start_id, len(names)):
-            if not self._tell(listing, names[at], token, at + 1):
+            name = names[at]
+            if name is not None and not self._tell(listing, name, token, at + 1):
                 break
 
     def _tell(self, listing: Listing, name: bytes, token: ReaddirToken, following: int) -> bool:
@@ -274,6 +281,20 @@ class Directories(Metadata):
             return nothing
         fd = os.open(b".", _LIST, dir_fd=self.tree.upper_fd(node))
         return self._syncing(fd, datasync)
+
+
+def in_order(before: list[bytes | None] | None, names: list[bytes]) -> list[bytes | None]:
+    """``names``, where those that were there before have the position that they had."""
+    fresh: list[bytes | None] = [*_SELF, *names]
+    if before is None or len(before) > 2 * len(fresh) + _HOLES:
+        return fresh
+    if before == fresh:
+        return before
+    known, now = set(before), set(fresh)
+    if known == now and len(known) == len(before):
+        return before
+    kept = [name if name in now else None for name in before]
+    return [*kept, *(name for name in fresh if name not in known)]
 
 
 def _type(entry: os.DirEntry[str]) -> int:

@@ -73,6 +73,7 @@ class Node:
         "name",
         "nameless",
         "opens",
+        "order",
         "parent",
         "passed",
         "plain",
@@ -131,6 +132,9 @@ class Node:
         """Made by O_TMPFILE, and without a name yet."""
         self.acl: bool | None = None
         """Whether a directory has a default ACL; None: not asked yet."""
+        self.order: list[bytes | None] | None = None
+        """Where a directory's names have been listed: one that stays keeps its position, and what
+        was at one that is empty has gone."""
         self.subdirs: int | None = None
         """How many more subdirectories a directory has than its lower part; None: not counted."""
         self.plain = False

@@ -117,6 +117,7 @@ Outcome do_readdirplus(Hot *self, const struct fuse_in_header *in,
     size_t length = 0;
     for (Py_ssize_t each = (Py_ssize_t)body->offset; each < PyList_GET_SIZE(names); each++) {
         PyObject *name = PyList_GET_ITEM(names, each);
+        if (name == Py_None) continue;
         size_t needs = FUSE_NAME_OFFSET_DIRENTPLUS + (size_t)PyBytes_GET_SIZE(name);
         needs = FUSE_DIRENT_ALIGN(needs);
         if (length + needs > body->size) break;
