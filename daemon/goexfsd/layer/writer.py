@@ -128,11 +128,11 @@ class Layer:
         return Identity.of(st, self.ledger.root_devs[root])
 
     def keep_original(
-        self, root: int, st: os.stat_result, src: int, data: bytes | None = None
+        self, root: int, identity: Identity, src: int, data: bytes | None = None
     ) -> None:
         """Keep the bytes of the base file ``src`` for a merge, where it is small; ``data`` are
         these bytes, if they are known to be."""
-        kept = self.originals.keep(root, self.identity(root, st), src, data)
+        kept = self.originals.keep(root, identity, src, data)
         if kept and self.quota is not None:
             self.quota.spend(kept)
 

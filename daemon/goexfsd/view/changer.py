@@ -91,7 +91,7 @@ class Changer(Copier):
         with contextlib.suppress(OSError):
             src = copyup.open_base(name, self.tree.merged_fd(parent))
             try:
-                self.layer.keep_original(parent.root, base, src)
+                self.layer.keep_original(parent.root, self.layer.identity(parent.root, base), src)
             finally:
                 os.close(src)
 
@@ -128,7 +128,7 @@ class Changer(Copier):
 
     def remove(self, parent: Node, name: bytes, *, directory: bool) -> None:
         """unlink and rmdir."""
-        found = self.tree.find(parent, name)
+        found = self._find_known(parent, name) or self.tree.find(parent, name)
         if found is None:
             raise fail(errno.ENOENT)
         if parent.root < 0:
@@ -153,6 +153,20 @@ class Changer(Copier):
         if directory:
             count(parent, -1)
         self.lost_name(node, parent, name)
+
+    def _find_known(self, parent: Node, name: bytes) -> Found | None:
+        """``find``, where the base has an entry that is known by this very name: then the upper
+        has nothing there, and need not be asked."""
+        tree = self.tree
+        if parent.gone or parent.root < 0 or tree.hidden(parent, name):
+            return None
+        st = tree.base_entry(parent, name)
+        if st is None:
+            return None
+        node = self.table.lowers.get((parent.root, st.st_dev, st.st_ino))
+        if node is None or node.upper or node.gone:
+            return None
+        return (st, False) if node.parent is parent and node.name == name else None
 
     @staticmethod
     def _unlink(dir_fd: int, name: bytes) -> None:
@@ -185,7 +199,7 @@ class Changer(Copier):
         A base entry that came after the session made one of its own there was never seen: it
         is not hidden, and shows again.
         """
-        base = self.tree.base_entry(parent, name)
+        base = self.tree.base_entry(parent, name) if found[1] else found[0]
         if base is None:
             return False
         path = self.tree.lower_path(parent, name)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from goexfsd import kernel
 from goexfsd.layer import copyup
-from goexfsd.layer.origins import Kind
+from goexfsd.layer.origins import Identity, Kind
 from goexfsd.layer.writer import fd_path, in_dir
 from goexfsd.view.node import Node
 from goexfsd.view.places import DIRECTORY, PIN
@@ -34,6 +34,8 @@ _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 3
 _SMALL = 128 << 10
 """Bytes that are copied in one piece."""
+_TINY = 16 << 10
+"""So many are copied where they could be shared, too: that costs half."""
 
 Copied = tuple[bytes, int, os.stat_result, bytes | None]
 """A copy's name in ``work`` (empty: it has none), a descriptor of it, what it is a copy of, and
@@ -161,9 +163,15 @@ class Copier:
 
     def _own_name(self, node: Node, wanted: tuple[Node, bytes] | None) -> tuple[Node, bytes] | None:
         """A name under which the base still has what a lower node shows."""
-        if node.gone or node.parent is None or node.key is None:
+        parent = node.parent
+        if node.gone or parent is None or node.key is None:
             return None
-        names = [(node.parent, node.name), *(node.more or ())]
+        if wanted is None and not parent.gone:  # it is known by it: the upper has nothing there
+            with contextlib.suppress(OSError):
+                base = self.tree.base_entry(parent, node.name)
+                if base is not None and base.st_ino == node.key[2]:
+                    return parent, node.name
+        names = [(parent, node.name), *(node.more or ())]
         if wanted is not None:
             names.insert(0, wanted)
         for parent, name in names:
@@ -222,12 +230,13 @@ class Copier:
         try:
             tmp, dst, st, data = self._copy_contents(node, src, length)
             try:
+                identity = self.layer.identity(node.root, st)
                 if where is not None:
-                    self.layer.keep_original(node.root, st, src, data)
+                    self.layer.keep_original(node.root, identity, src, data)
                 made = os.fstat(dst)
                 if where is not None and not tmp and copyup.is_plain(source, st, made):
                     os.utime(dst, ns=(st.st_atime_ns, st.st_mtime_ns))
-                    self._install(node, dst, st, where, made.st_ino)
+                    self._install(node, dst, st, where, made.st_ino, identity)
                 else:
                     self._dress_and_install(node, source, (tmp, dst, st, data), where)
             except BaseException:
@@ -371,7 +380,7 @@ class Copier:
         return aside.name, aside.fd, aside.st, None
 
     def _reflink(self, src: int, dst: int, st: os.stat_result, size: int) -> bool:
-        if st.st_dev in self._unlike:
+        if size <= _TINY or st.st_dev in self._unlike:
             return False
         if not copyup.reflink(src, dst):
             self._unlike.add(st.st_dev)
@@ -387,13 +396,14 @@ class Copier:
         st: os.stat_result,
         where: tuple[Node, bytes],
         ino: int,
+        identity: Identity | None = None,
     ) -> None:
         """A finished copy (its name in ``work``, or the descriptor of one without), which is the
-        inode ``ino``, comes into place."""
+        inode ``ino``, comes into place; ``identity`` is that of ``st``, if it is known."""
         layer, table = self.layer, self.table
         parent, name = where
         path = self.tree.lower_path(parent, name)
-        layer.record(Kind.COPY, node.root, ino, path, layer.identity(node.root, st))
+        layer.record(Kind.COPY, node.root, ino, path, identity or layer.identity(node.root, st))
         if st.st_nlink > 1 and node.key is not None:
             self._index(node, made)
         self._put(parent, made, name)
