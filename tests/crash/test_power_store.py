@@ -3,6 +3,7 @@ others wrote to the same file system was never synced."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,17 @@ def opened(store: Store) -> None:
     store.secure("new")
 
 
+def shown_in_a_snapshot(store: Store) -> None:
+    """Which commits the transaction, the layer's with it; ``secure`` has nothing left to do."""
+    store.create_layer("new", *OWNER, ["project"])
+    top = os.open(store.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert store.take_lowers("new", [top]) == "1"
+    finally:
+        os.close(top)
+    store.secure("new")
+
+
 def forked(store: Store) -> None:
     store.fork("old", 0, "new")
     store.secure("new")
@@ -34,7 +46,7 @@ def gone_back(store: Store) -> None:
     store.adopt("old", store.restore("old", 0))
 
 
-@pytest.mark.parametrize("work", [opened, forked, gone_back])
+@pytest.mark.parametrize("work", [opened, shown_in_a_snapshot, forked, gone_back])
 def test_what_the_store_said_is_durable(tmp_path: Path, work: Callable[[Store], None]) -> None:
     top = tmp_path / "store"
     disks = Disks(tmp_path, [Disk("store", "btrfs", top)], 128 << 20)
@@ -60,5 +72,5 @@ def test_what_the_store_said_is_durable(tmp_path: Path, work: Callable[[Store], 
                 sid = "old" if work is gone_back else "new"
                 layer = top / "goexfs/sessions" / sid / "layer"
                 assert sorted(each.name for each in layer.iterdir()) >= ["index", "origins"]
-                assert (layer / "upper/project/file").exists() == (work is not opened)
+                assert (layer / "upper/project/file").exists() == (work in (forked, gone_back))
     assert count

@@ -218,7 +218,10 @@ class Store:
 
         OSError where the file system will not have it.
         """
-        return lowers.take(self._session(sid), tops)
+        number = lowers.take(self._session(sid), tops)
+        if tops:
+            self._begun.discard(sid)  # the transaction with the snapshot has the layer, too
+        return number
 
     def lower(self, sid: str, name: str) -> Path:
         """The snapshot ``<generation>/<place>`` of a session."""
