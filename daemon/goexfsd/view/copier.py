@@ -35,7 +35,7 @@ _ATTEMPTS = 3
 _SMALL = 128 << 10
 """Bytes that are copied in one piece."""
 _TINY = 16 << 10
-"""So many are copied where they could be shared, too: that costs half."""
+"""Fewer are copied where they could be shared, too: that costs half."""
 
 Copied = tuple[bytes, int, os.stat_result, bytes | None]
 """A copy's name in ``work`` (empty: it has none), a descriptor of it, what it is a copy of, and
@@ -380,7 +380,7 @@ class Copier:
         return aside.name, aside.fd, aside.st, None
 
     def _reflink(self, src: int, dst: int, st: os.stat_result, size: int) -> bool:
-        if size <= _TINY or st.st_dev in self._unlike:
+        if size < _TINY or st.st_dev in self._unlike:
             return False
         if not copyup.reflink(src, dst):
             self._unlike.add(st.st_dev)
