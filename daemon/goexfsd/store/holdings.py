@@ -37,6 +37,8 @@ _STEPS = "steps"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _DISK_MARGIN = 16 * MIB
 """Kept free on the disk beneath an image: btrfs cannot recover from a write that finds none."""
+_SETTLING = 3.0
+"""Seconds at most, where nobody waits but perhaps the daemon's end."""
 _PATIENCE = 10.0
 """Seconds to wait for what was deleted to give its room back."""
 
@@ -323,7 +325,7 @@ class Store:
     def settle(self) -> None:
         """``sync``, and wait until what was thrown away gave its room back, for a while at most."""
         with self._telling("writing to it"):
-            subvolumes.wait_cleaned(self.path, _PATIENCE, often=False)
+            subvolumes.wait_cleaned(self.path, _SETTLING, often=False)
 
     # -- inside ---------------------------------------------------------------------------
 
