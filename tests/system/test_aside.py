@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from committing import Bench, Ran
+from committing import ROOT_USER, Bench, Ran
 from goexfsd.commit import aside
 from goexfsd.layer.jobs import Reviewed
-from goexfsd.worker import Root
+from goexfsd.worker import Owner, Root
 from layering import Session
 from manifests import differences, manifest
 
@@ -38,8 +40,9 @@ class Case:
         self.session.write(b"a", SECRET)
         self.session.write(b"tool", b"\x7fELF\2\1\1" + bytes(64))
 
-    def commit(self, **options: Any) -> Ran:
-        bench = Bench(self.session.layer, [Root(0, "r", str(self.base))], self.home / "before")
+    def commit(self, owner: Owner = ROOT_USER, **options: Any) -> Ran:
+        roots = [Root(0, "r", str(self.base))]
+        bench = Bench(self.session.layer, roots, self.home / "before", owner)
         return bench.commit(review=True, rules=[], **options)
 
 
@@ -97,9 +100,27 @@ def test_they_come_before_the_last_word(case: Case) -> None:
     assert events.index("reviewed") < events.index("conflicts") == len(events) - 1
 
 
-def fails(self: Reviewed) -> NoReturn:
+def fails(self: object) -> NoReturn:
     del self
     raise PermissionError(13, "Permission denied", "name")
+
+
+@pytest.mark.usefixtures("apart")
+def test_an_owner_who_may_have_no_more_processes_is_reviewed_on_the_spot(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside.Aside, "lines", fails)  # it would be asked if there were one
+    owner = Owner(21001, 21001, ())
+    subprocess.run(["chown", "-R", "21001:21001", case.home], check=True)
+    limits = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, limits[1]))  # which does not bind root
+    try:
+        ran = case.commit(owner)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, limits)
+    reviewed = ran.get("reviewed")
+    assert reviewed is not None
+    assert len(reviewed["warnings"]) == 2
 
 
 def dies(self: Reviewed) -> NoReturn:

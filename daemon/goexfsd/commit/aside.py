@@ -29,11 +29,17 @@ class Aside:
 
     def __init__(self, worker: Worker, work: Callable[[], list[str]]) -> None:
         """The child has copies of all that this process has, and closes its way to the daemon:
-        that must not stay open when this process dies."""
+        that must not stay open when this process dies.  OSError where there can be no child: the
+        owner may have no more processes."""
         ours, theirs = os.pipe()
         self._from = ours
         parent = os.getpid()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(ours)
+            os.close(theirs)
+            raise
         if self._pid == 0:
             os.close(ours)
             _child(parent, worker, work, theirs)

@@ -21,6 +21,7 @@ leaves the base as it was.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -277,8 +278,9 @@ class _Commit(_Preparation):
             if spec.options.get("review"):
                 review = Reviewed(select(found, meant(spec)), views, spec)
                 if aside.is_worth_it(len(found)):
-                    self._aside = aside.Aside(self._worker, review.lines)
-                else:
+                    with contextlib.suppress(OSError):
+                        self._aside = aside.Aside(self._worker, review.lines)
+                if self._aside is None:
                     self._say_reviewed(review.lines())
         return [each.change for each in found]
 
