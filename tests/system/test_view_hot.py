@@ -275,8 +275,9 @@ def few_names(fd: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("gone", [0, 1])
 def test_a_listing_that_the_kernel_began_goes_on_as_it_was(
-    arena: Path, btrfs_image: Path, compiled: bool
+    arena: Path, btrfs_image: Path, compiled: bool, gone: int
 ) -> None:
     """The kernel shows the beginning from what it keeps, and the rest from what it keeps then."""
     names = [b"%02d" % number for number in range(12)]
@@ -292,9 +293,11 @@ def test_a_listing_that_the_kernel_began_goes_on_as_it_was(
             assert 2 < len(found) < 10
             for name in names[::2]:  # they move to another place in the view's own order
                 (top / "listed" / os.fsdecode(name)).write_text("changed")
+            for name in found[len(found) - gone :]:  # where the next look goes on from
+                (top / "listed" / os.fsdecode(name)).unlink()
             for number in range(5):
                 (top / "listed" / f"new{number}").write_text("new")
-            assert len(os.listdir(top / "listed")) == 17  # now it keeps this
+            assert len(os.listdir(top / "listed")) == 17 - gone  # now it keeps this
             while more := few_names(fd):
                 found += more
         finally:
