@@ -12,7 +12,7 @@ import errno
 import os
 
 from goexfsd import kernel
-from goexfsd.commit.faithful import NO_REFLINK, copy_data, extents
+from goexfsd.commit.faithful import copy_data, extents, reflink, write_at
 
 WORTH = 1 << 20
 """Smaller files are copied."""
@@ -27,23 +27,12 @@ _PUNCH = kernel.FALLOC_PUNCH_HOLE | kernel.FALLOC_KEEP_SIZE
 def copy_alike(src: int, dst: int, size: int, like: int) -> None:
     """Make ``dst``, a new and empty file, hold the bytes and holes of ``src``; ``like`` is a file
     on the file system of ``dst``."""
-    if not _shares(dst, src):
-        if not _shares(dst, like):
-            copy_data(src, dst, size)
-            return
-        _Patch(src, dst, like)(size)
-    if os.fstat(dst).st_size != size:
+    if reflink(src, dst):
         os.ftruncate(dst, size)
-
-
-def _shares(dst: int, src: int) -> bool:
-    try:
-        kernel.ficlone(dst, src)
-    except OSError as error:
-        if error.errno not in NO_REFLINK:
-            raise
-        return False
-    return True
+    elif reflink(like, dst):
+        _Patch(src, dst, like)(size)
+    else:
+        copy_data(src, dst, size)
 
 
 class _Patch:
@@ -75,7 +64,7 @@ class _Patch:
         self._hole(at + count, at + length)  # it became shorter under our hands
         hopeless = self._compared >= _TRIED and self._differing * 2 >= self._compared
         if hopeless or not self._solid(at, at + count):
-            self._write(ours[:count], at)
+            write_at(self._dst, ours[:count], at)
             return
         self._compared += count
         os.preadv(self._like, [memoryview(self._theirs)[:length]], at)
@@ -85,7 +74,7 @@ class _Patch:
             piece = slice(start, min(start + _PIECE, count))
             if self._ours[piece] != self._theirs[piece]:
                 self._differing += piece.stop - start
-                self._write(ours[piece], at + start)
+                write_at(self._dst, ours[piece], at + start)
 
     def _solid(self, start: int, end: int) -> bool:
         """Whether the other file has data there and no hole, so that the copy has them too."""
@@ -95,8 +84,3 @@ class _Patch:
             if error.errno == errno.ENXIO:
                 return False  # it ends before
             raise
-
-    def _write(self, data: memoryview, at: int) -> None:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._dst, data[done:], at + done)

@@ -28,6 +28,7 @@ from goexfsd.commit.faithful import (
     read_meta,
     small_data,
     text,
+    write_at,
     xattrs_of,
 )
 from goexfsd.commit.faults import fault
@@ -205,9 +206,7 @@ class _Pack:
         if self._fd < 0:
             self._fd = os.open(PACK, _NEW, 0o600, dir_fd=self._dir_fd)
         data, at = b"".join(self._waiting), self._end - self._held
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._fd, data[done:] if done else data, at + done)
+        write_at(self._fd, data, at)
         self._waiting.clear()
         self._held = 0
 

@@ -26,7 +26,7 @@ from goexfsd.layer.format import unescape_xattr
 _CHUNK = 1 << 20
 SMALL = 32 << 10
 """Files of up to so many bytes, without holes, are read and written whole."""
-NO_REFLINK = (
+_NO_REFLINK = (
     errno.EXDEV,
     errno.EOPNOTSUPP,
     errno.EINVAL,
@@ -34,7 +34,6 @@ NO_REFLINK = (
     errno.EPERM,
     errno.ETXTBSY,
 )
-"""What says that two files cannot share their extents."""
 _NO_RANGE = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ETXTBSY)
 _CAPABILITY = b"security.capability"
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -164,14 +163,14 @@ def copy_new(src: int, dst: int, st: os.stat_result) -> None:
     if data is None:
         copy_data(src, dst, st.st_size)
     else:
-        write_new(dst, data)
+        write_at(dst, data, 0)
 
 
-def write_new(dst: int, data: bytes) -> None:
-    """Write ``data`` to a new and empty file."""
+def write_at(dst: int, data: bytes | memoryview, at: int) -> None:
+    """Write all of ``data`` there."""
     done = 0
     while done < len(data):
-        done += os.pwrite(dst, data[done:] if done else data, done)
+        done += os.pwrite(dst, data[done:] if done else data, at + done)
 
 
 def copy_data(src: int, dst: int, size: int) -> None:
@@ -179,20 +178,23 @@ def copy_data(src: int, dst: int, size: int) -> None:
     os.ftruncate(dst, 0)
     if size == 0:
         return
-    try:
-        kernel.ficlone(dst, src)
-    except OSError as error:
-        if error.errno not in NO_REFLINK:
-            raise
+    if not reflink(src, dst):
         os.ftruncate(dst, size)
-        _copy_extents(src, dst, size)
+        for start, end in extents(src, size):
+            _copy_range(src, dst, start, end)
     if os.fstat(dst).st_size != size:
         os.ftruncate(dst, size)
 
 
-def _copy_extents(src: int, dst: int, size: int) -> None:
-    for start, end in extents(src, size):
-        _copy_range(src, dst, start, end)
+def reflink(src: int, dst: int) -> bool:
+    """Share all data of ``src``; False if these two cannot."""
+    try:
+        kernel.ficlone(dst, src)
+    except OSError as error:
+        if error.errno not in _NO_REFLINK:
+            raise
+        return False
+    return True
 
 
 def extents(src: int, size: int) -> Iterator[tuple[int, int]]:
@@ -228,9 +230,7 @@ def _copy_bytes(src: int, dst: int, start: int, end: int) -> None:
         data = os.pread(src, min(_CHUNK, end - start), start)
         if not data:
             return
-        done = 0
-        while done < len(data):
-            done += os.pwrite(dst, data[done:], start + done)
+        write_at(dst, data, start)
         start += len(data)
 
 

@@ -27,7 +27,7 @@ from goexfsd.commit.faithful import (
     put_times,
     raw,
     text,
-    write_new,
+    write_at,
 )
 from goexfsd.commit.faults import fault
 from goexfsd.commit.ground import Ground
@@ -149,7 +149,7 @@ class _Stager:
             dst = os.open(name, flags, mode, dir_fd=directory)
             try:
                 if isinstance(src, bytes):
-                    write_new(dst, src)
+                    write_at(dst, src, 0)
                 else:
                     copy_new(src, dst, os.fstat(src))
                 if meta is None:

@@ -325,7 +325,7 @@ class Store:
     def settle(self) -> None:
         """``sync``, and wait until what was thrown away gave its room back, for a while at most."""
         with self._telling("writing to it"):
-            subvolumes.wait_cleaned(self.path, _SETTLING, often=False)
+            subvolumes.wait_cleaned(self.path, _SETTLING)
 
     # -- inside ---------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import btrfsutil
 
-_PAUSE = 0.02
+_PAUSE, _LONGEST = 0.02, 0.3
 """Seconds."""
 
 
@@ -69,10 +69,10 @@ def sync(path: Path) -> None:
     btrfsutil.sync(str(path))
 
 
-def wait_cleaned(path: Path, patience: float, *, often: bool = True) -> bool:
+def wait_cleaned(path: Path, patience: float) -> bool:
     """Wait until deleted subvolumes gave their room back; False if some are left.
 
-    Each look syncs the file system; they become rarer unless it is to be ``often``.
+    Each look syncs the file system; they become rarer.
     """
     deadline = time.monotonic() + patience
     pause = _PAUSE
@@ -81,7 +81,7 @@ def wait_cleaned(path: Path, patience: float, *, often: bool = True) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(pause)
-        pause = _PAUSE if often else pause * 2
+        pause = min(pause * 2, _LONGEST)
         sync(path)
     sync(path)  # what the cleaner freed can be used again after its transaction only
     return True

@@ -30,7 +30,7 @@ BIG = 4 << 20
 """Bytes of data that may be copied while everybody waits."""
 
 NAMELESS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 3
 _SMALL = 128 << 10
 """Bytes that are copied in one piece."""
@@ -166,18 +166,13 @@ class Copier:
         parent = node.parent
         if node.gone or parent is None or node.key is None:
             return None
-        if wanted is None and not parent.gone:  # it is known by it: the upper has nothing there
-            with contextlib.suppress(OSError):
-                base = self.tree.base_entry(parent, node.name)
-                if base is not None and base.st_ino == node.key[2]:
-                    return parent, node.name
         names = [(parent, node.name), *(node.more or ())]
         if wanted is not None:
             names.insert(0, wanted)
-        for parent, name in names:
+        for parent, name in names:  # it is known by them: the upper has nothing there
             with contextlib.suppress(OSError):  # a directory that is closed by now
-                found = self.tree.find(parent, name)
-                if found is not None and not found[1] and found[0].st_ino == node.key[2]:
+                base = None if parent.gone else self.tree.base_entry(parent, name)
+                if base is not None and base.st_ino == node.key[2]:
                     return parent, name
         return None
 
@@ -337,7 +332,7 @@ class Copier:
     def _empty(self) -> tuple[bytes, int]:
         """A new file in ``work``: its name and a descriptor.  (Nobody else gets there.)"""
         name = self.layer.unique()
-        return name, os.open(name, _CREATE, 0o600, dir_fd=self.layer.work_fd)
+        return name, os.open(name, CREATE, 0o600, dir_fd=self.layer.work_fd)
 
     def _scrap(self, name: bytes, fd: int) -> None:
         os.close(fd)

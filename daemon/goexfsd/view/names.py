@@ -16,11 +16,10 @@ from pyfuse3 import EntryAttributes, FileInfo
 
 from goexfsd.layer.format import owner_needs
 from goexfsd.layer.writer import fd_path
-from goexfsd.view.copier import NAMELESS
+from goexfsd.view.copier import CREATE, NAMELESS
 from goexfsd.view.handling import Context, State, as_entry, entry_handler, handler
 from goexfsd.view.node import TOP, Node
 
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
 
 
@@ -137,7 +136,7 @@ class Names(State):
         owner = self._owner(parent, ctx)
 
         def make(at: int, to: bytes) -> int:
-            fd = os.open(to, _CREATE, mode | self._lent(stat.S_IFREG), dir_fd=at)
+            fd = os.open(to, CREATE, mode | self._lent(stat.S_IFREG), dir_fd=at)
             if owner is not None:
                 os.fchown(fd, *owner)
                 if mode & _SPECIAL:
